@@ -1,0 +1,58 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+
+export function fsyncDirectory(directory: string): void {
+  const fd = fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+  try {
+    fs.fsyncSync(fd);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Writes all of `data` at the descriptor's current position; a single write may be short. */
+export function writeFully(fd: number, data: Uint8Array): void {
+  let done = 0;
+  while (done < data.byteLength) done += fs.writeSync(fd, data, done, data.byteLength - done);
+}
+
+/**
+ * Replaces `file` so that a crash at any moment leaves either the old content or the new: temporary file, fsync, rename,
+ * fsync of the directory. `mode` is the mode of the new file. `write` may stream; a string or buffer is written whole.
+ * On error the temporary file is removed and the error passed on.
+ */
+export function replaceFile(file: string, content: string | Uint8Array | ((fd: number) => void), mode = 0o600): void {
+  const directory = path.dirname(file);
+  const temporary = path.join(directory, `.${path.basename(file)}.${process.pid}.tmp`);
+  const fd = fs.openSync(temporary, 'w', mode);
+  try {
+    try {
+      if (typeof content === 'function') content(fd);
+      else writeFully(fd, typeof content === 'string' ? Buffer.from(content) : content);
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+    fs.renameSync(temporary, file);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+  fsyncDirectory(directory);
+}
+
+/** Makes `directory` and its parents (mode 0700 for each one made) durable. */
+export function makeDirectory(directory: string, mode = 0o700): void {
+  const first = fs.mkdirSync(directory, { recursive: true, mode });
+  if (first !== undefined) fsyncDirectory(path.dirname(first));
+}
+
+/** The file's content, or undefined if there is no such file. Other errors are passed on. */
+export function readIfExists(file: string): string | undefined {
+  try {
+    return fs.readFileSync(file, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}

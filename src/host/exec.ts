@@ -1,0 +1,196 @@
+import { spawn } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { execa, type Options } from 'execa';
+import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
+
+export interface RunOptions {
+  /** After this many milliseconds the program is ended and an error thrown. */
+  timeoutMs?: number;
+  signal?: AbortSignal | undefined;
+  input?: string;
+  /** Exit codes that are answers rather than failures. 0 always is one. */
+  accept?: readonly number[];
+  /** Descriptors of ours that the program sees as 3, 4, …; it inherits no other. */
+  descriptors?: readonly number[];
+  cwd?: string;
+  env?: Readonly<Record<string, string>>;
+}
+
+export interface RunResult {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const DEFAULT_TIMEOUT_MS = 60_000;
+
+/** The Debian package of each program we call, for the hint when it is missing. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  'qemu-img': 'qemu-utils',
+  'qemu-storage-daemon': 'qemu-system-common',
+  virsh: 'libvirt-clients',
+  mount: 'mount',
+  umount: 'mount',
+  flock: 'util-linux',
+  fusermount3: 'fuse3',
+  lvs: 'lvm2',
+  lvcreate: 'lvm2',
+  lvremove: 'lvm2',
+};
+
+/** A program could not be started, failed, or took too long. `stderr` is what it said, trimmed. */
+export class CommandError extends ChunkmountError {
+  constructor(
+    message: string,
+    readonly command: readonly string[],
+    readonly exitCode: number | undefined,
+    readonly stderr: string,
+    hint?: string,
+  ) {
+    super('failed', message, { hint, details: { command, exitCode, stderr } });
+  }
+}
+
+/** What we look at in execa's result. */
+interface Outcome {
+  readonly code?: string | undefined;
+  readonly exitCode?: number | undefined;
+  readonly signal?: string | undefined;
+  readonly isCanceled: boolean;
+  readonly timedOut: boolean;
+  readonly stderr?: unknown;
+  readonly originalMessage?: string | undefined;
+}
+
+function options(given: RunOptions) {
+  return {
+    env: { ...given.env, LC_ALL: 'C' },
+    stdin: given.input === undefined ? 'ignore' : 'pipe',
+    reject: false,
+    stripFinalNewline: false,
+    timeout: given.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+    forceKillAfterDelay: 2_000,
+    ...(given.input === undefined ? {} : { input: given.input }),
+    ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
+    ...(given.cwd === undefined ? {} : { cwd: given.cwd }),
+  } satisfies Options;
+}
+
+function check(program: string, args: readonly string[], result: Outcome, accept: readonly number[] = []): number {
+  const stderr = typeof result.stderr === 'string' ? result.stderr.trim() : '';
+  const command = [program, ...args];
+  if (result.code === 'ENOENT') {
+    const apt = PACKAGES[program];
+    throw new CommandError(
+      `${program} is not installed`,
+      command,
+      undefined,
+      '',
+      apt === undefined ? undefined : `install it: apt-get install ${apt}`,
+    );
+  }
+  const said = stderr === '' ? '' : `: ${stderr.replace(/^error: /gm, '').split('\n').filter(Boolean).join('; ')}`;
+  if (result.isCanceled) throw new CommandError(`${program} was stopped`, command, undefined, stderr);
+  if (result.timedOut) throw new CommandError(`${program} took too long and was ended${said}`, command, undefined, stderr);
+  if (result.exitCode === undefined) {
+    const why = result.signal === undefined ? (result.originalMessage ?? 'could not be started') : `was ended by ${result.signal}`;
+    throw new CommandError(`${program} ${why}${said}`, command, undefined, stderr);
+  }
+  if (result.exitCode !== 0 && !accept.includes(result.exitCode)) {
+    throw new CommandError(`${program} failed${said || ` with exit code ${result.exitCode}`}`, command, result.exitCode, stderr);
+  }
+  return result.exitCode;
+}
+
+/**
+ * Runs a program to its end, never through a shell, with LC_ALL=C. Throws CommandError when it is missing, fails,
+ * or takes longer than `timeoutMs` (60 s unless told).
+ */
+export async function run(program: string, args: readonly string[], given: RunOptions = {}): Promise<RunResult> {
+  const { stdin, ...others } = options(given);
+  // execa's types know descriptors 0 to 2 only; it passes on any.
+  const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
+  const result = await execa(program, args, { ...others, stdio });
+  const exitCode = check(program, args, result, given.accept);
+  return { exitCode, stdout: String(result.stdout ?? ''), stderr: String(result.stderr ?? '') };
+}
+
+/** Like `run`, but yields stdout line by line, for output too large to hold as one string. */
+export async function* runLines(
+  program: string,
+  args: readonly string[],
+  given: RunOptions = {},
+): AsyncGenerator<string, void, undefined> {
+  const child = execa(program, args, { ...options(given), buffer: { stdout: false, stderr: true } });
+  let rest = '';
+  child.stdout?.setEncoding('utf8');
+  for await (const piece of child.stdout ?? []) {
+    const lines = (rest + String(piece)).split('\n');
+    rest = lines.pop() ?? '';
+    yield* lines;
+  }
+  if (rest !== '') yield rest;
+  check(program, args, await child, given.accept);
+}
+
+export interface DetachedOptions {
+  /** stdout and stderr are appended to this file. */
+  logFile: string;
+  /** Descriptors of ours that the process sees as 3, 4, …; it inherits no other. */
+  descriptors?: readonly number[];
+  env?: Readonly<Record<string, string>>;
+}
+
+/**
+ * Starts a process in its own session that outlives us, with `/` as its working directory. Returns its process number.
+ * Throws CommandError when it cannot be started.
+ */
+export async function spawnDetached(program: string, args: readonly string[], given: DetachedOptions): Promise<number> {
+  const log = openSync(given.logFile, 'a', 0o600);
+  try {
+    const child = spawn(program, args, {
+      cwd: '/',
+      detached: true,
+      env: { ...process.env, ...given.env, LC_ALL: 'C' },
+      stdio: ['ignore', log, log, ...(given.descriptors ?? [])],
+    });
+    await new Promise<void>((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', reject);
+    });
+    child.unref();
+    if (child.pid === undefined) throw failed(`${program} could not be started`);
+    return child.pid;
+  } catch (error) {
+    const code = systemCode(error);
+    check(program, args, { code, isCanceled: false, timedOut: false, originalMessage: messageOf(error) });
+    throw error;
+  } finally {
+    closeSync(log);
+  }
+}
+
+export interface ForegroundResult {
+  readonly exitCode: number | undefined;
+  readonly signal: NodeJS.Signals | undefined;
+}
+
+/**
+ * Runs the user's own command with our stdin, stdout and stderr until it ends; `signal` sends it SIGTERM. Never
+ * throws for how the command ended; throws CommandError when it cannot be started.
+ */
+export async function runForeground(
+  program: string,
+  args: readonly string[],
+  given: { env: Readonly<Record<string, string>>; signal?: AbortSignal },
+): Promise<ForegroundResult> {
+  const result = await execa(program, args, {
+    env: { ...given.env },
+    stdio: 'inherit',
+    reject: false,
+    forceKillAfterDelay: 10_000,
+    ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
+  });
+  if (result.exitCode === undefined && result.signal === undefined) check(program, args, result);
+  return { exitCode: result.exitCode, signal: result.signal as NodeJS.Signals | undefined };
+}

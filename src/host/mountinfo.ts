@@ -1,0 +1,35 @@
+import * as fs from 'node:fs';
+
+export interface MountEntry {
+  /** Major and minor of the mounted file system, as `0:52`. */
+  readonly device: string;
+  readonly mountpoint: string;
+  readonly type: string;
+  readonly source: string;
+}
+
+/** Octal escapes of /proc/self/mountinfo (space, tab, newline, backslash): see proc(5). */
+function unescapeField(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/** All mounts that this process sees, in the order they were made. */
+export function listMounts(): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of fs.readFileSync('/proc/self/mountinfo', 'utf8').split('\n')) {
+    // id parent major:minor root mountpoint options [optional fields] - type source super-options
+    const [before, after] = line.split(' - ');
+    const left = before?.split(' ') ?? [];
+    const right = after?.split(' ') ?? [];
+    const [, , device, , mountpoint] = left;
+    const [type, source] = right;
+    if (device === undefined || mountpoint === undefined || type === undefined || source === undefined) continue;
+    entries.push({ device, mountpoint: unescapeField(mountpoint), type, source: unescapeField(source) });
+  }
+  return entries;
+}
+
+/** The topmost mount at exactly this path (which must be absolute and free of symbolic links), if there is one. */
+export function mountAt(mountpoint: string): MountEntry | undefined {
+  return listMounts().findLast((entry) => entry.mountpoint === mountpoint);
+}

@@ -1,0 +1,73 @@
+import * as fs from 'node:fs';
+
+/** A process, named so that a later process with the same number is not taken for it. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Clock ticks after boot at which it started: field 22 of /proc/PID/stat, see proc(5). */
+  readonly startTime: number;
+  /** /proc/sys/kernel/random/boot_id of the boot it ran in. */
+  readonly bootId: string;
+}
+
+export function bootId(): string {
+  return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+/** Start time of `pid` in clock ticks, undefined if there is no such process (or it is a zombie). */
+function startTimeOf(pid: number): number | undefined {
+  let stat: string;
+  try {
+    stat = fs.readFileSync(`/proc/${pid}/stat`, 'latin1');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ESRCH') return undefined;
+    throw error;
+  }
+  // The second field is the command in parentheses and may itself hold spaces and parentheses.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  const startTime = Number(fields[19]);
+  return Number.isSafeInteger(startTime) ? startTime : undefined;
+}
+
+/** The identity of a running process; undefined if there is none with that number. */
+export function identify(pid: number): ProcessIdentity | undefined {
+  const startTime = startTimeOf(pid);
+  return startTime === undefined ? undefined : { pid, startTime, bootId: bootId() };
+}
+
+export function ownIdentity(): ProcessIdentity {
+  const identity = identify(process.pid);
+  if (identity === undefined) throw new Error('/proc/self/stat is unreadable; is /proc mounted?');
+  return identity;
+}
+
+/** Whether that very process still runs. What cannot be found out counts as alive. */
+export function isAlive(identity: ProcessIdentity): boolean {
+  try {
+    if (identity.bootId !== bootId()) return false;
+    return startTimeOf(identity.pid) === identity.startTime;
+  } catch {
+    return true;
+  }
+}
+
+/** Sends `signal` to that very process; does nothing if it is gone. */
+export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): void {
+  if (!isAlive(identity)) return;
+  try {
+    process.kill(identity.pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+/** Waits until that very process has ended, at most `timeoutMs`. Returns whether it has. */
+export async function waitForEnd(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
+  const deadline = Date.now() + timeoutMs;
+  while (isAlive(identity)) {
+    if (Date.now() >= deadline) return false;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return true;
+}

@@ -1,0 +1,7 @@
+/** An image file or block device, and the format to read it in, which never comes from its content. */
+export interface ImageReference {
+  /** Absolute. */
+  readonly path: string;
+  /** QEMU's name of the format driver: `raw`, `qcow2`, `vmdk`, … */
+  readonly format: string;
+}

@@ -1,0 +1,2 @@
+// placeholder: libvirt calls
+export class Virsh {}

@@ -1,0 +1,123 @@
+import { createHash } from 'node:crypto';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { failed } from '../errors.js';
+import { fsyncDirectory, writeFully } from '../host/durable.js';
+
+export type JournalData = Readonly<Record<string, unknown>>;
+
+/** One change to the host: what was intended, and, once it is known to have happened, what came of it. */
+export interface JournalEntry {
+  readonly seq: number;
+  /** Names the undo handler, e.g. `mount` or `overlay`. */
+  readonly kind: string;
+  /** What was written with the intent, overlaid by what was written when it was done. */
+  readonly data: JournalData;
+  /** False: the change may have happened, wholly, partly or not at all. */
+  readonly done: boolean;
+}
+
+type JournalRecord =
+  | { readonly step: 'intent'; readonly seq: number; readonly kind: string; readonly data: JournalData; readonly at: string }
+  | { readonly step: 'done'; readonly seq: number; readonly data: JournalData; readonly at: string }
+  | { readonly step: 'undone'; readonly seq: number; readonly at: string };
+
+/** Length of the checksum in front of each line: 16 hex digits of the line's SHA-256. */
+const SUM_LENGTH = 16;
+
+function sum(line: string): string {
+  return createHash('sha256').update(line).digest('hex').slice(0, SUM_LENGTH);
+}
+
+/** The records of a journal file. A last line that was cut off by a crash is no record: its action never began. */
+function parseRecords(file: string, text: string): JournalRecord[] {
+  const lines = text.split('\n');
+  const torn = lines.pop();
+  const records: JournalRecord[] = [];
+  for (const [index, line] of lines.entries()) {
+    const body = line.slice(SUM_LENGTH + 1);
+    if (line.slice(0, SUM_LENGTH) === sum(body)) {
+      records.push(JSON.parse(body) as JournalRecord);
+    } else if (index < lines.length - 1 || torn !== '') {
+      throw failed(`the journal ${file} is damaged in line ${index + 1}`, {
+        hint: 'look at the VM by hand (virsh domblklist, lvs, mount), then move the journal away',
+      });
+    }
+  }
+  return records;
+}
+
+/**
+ * What a session changed on the host, in a file that survives a crash. Each change is recorded before it is made
+ * (`intend`) and after (`done`); each record is on disk when the call returns. `pending` is what has to be undone.
+ */
+export class Journal {
+  readonly #fd: number;
+  readonly #entries = new Map<number, JournalEntry>();
+  #next = 1;
+
+  /** Opens the journal, making it if it does not exist. Its directory must exist. Throws if it is damaged. */
+  constructor(readonly file: string) {
+    this.#fd = fs.openSync(file, 'a+', 0o600);
+    fsyncDirectory(path.dirname(file));
+    const text = fs.readFileSync(file, 'utf8');
+    for (const record of parseRecords(file, text)) this.#apply(record);
+    // A torn last line would swallow the next record.
+    if (text !== '' && !text.endsWith('\n')) fs.ftruncateSync(this.#fd, Buffer.byteLength(text.slice(0, text.lastIndexOf('\n') + 1)));
+  }
+
+  /** Records what is about to be done. `data` must be enough to find and undo it, whatever happens next. */
+  intend(kind: string, data: JournalData): JournalEntry {
+    const seq = this.#next;
+    this.#write({ step: 'intent', seq, kind, data, at: new Date().toISOString() });
+    return this.#entries.get(seq)!;
+  }
+
+  /** Records that it has been done, with facts that were not known before. */
+  done(entry: JournalEntry, data: JournalData = {}): JournalEntry {
+    this.#write({ step: 'done', seq: entry.seq, data, at: new Date().toISOString() });
+    return this.#entries.get(entry.seq)!;
+  }
+
+  /** Records that nothing of it is left. */
+  undone(entry: JournalEntry): void {
+    this.#write({ step: 'undone', seq: entry.seq, at: new Date().toISOString() });
+  }
+
+  /** What was intended and not undone, newest first: the order in which to undo it. */
+  pending(): JournalEntry[] {
+    return [...this.#entries.values()].sort((a, b) => b.seq - a.seq);
+  }
+
+  /** The newest pending entry of a kind. */
+  find(kind: string): JournalEntry | undefined {
+    return this.pending().find((entry) => entry.kind === kind);
+  }
+
+  close(): void {
+    fs.closeSync(this.#fd);
+  }
+
+  #write(record: JournalRecord): void {
+    const line = JSON.stringify(record);
+    writeFully(this.#fd, Buffer.from(`${sum(line)} ${line}\n`));
+    fs.fdatasyncSync(this.#fd);
+    this.#apply(record);
+  }
+
+  #apply(record: JournalRecord): void {
+    this.#next = Math.max(this.#next, record.seq + 1);
+    if (record.step === 'intent') {
+      this.#entries.set(record.seq, { seq: record.seq, kind: record.kind, data: record.data, done: false });
+      return;
+    }
+    if (record.step === 'undone') {
+      this.#entries.delete(record.seq);
+      return;
+    }
+    const entry = this.#entries.get(record.seq);
+    if (entry !== undefined) {
+      this.#entries.set(record.seq, { ...entry, data: { ...entry.data, ...record.data }, done: true });
+    }
+  }
+}

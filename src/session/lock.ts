@@ -1,0 +1,126 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { ChunkmountError, systemCode } from '../errors.js';
+import { makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
+import { run } from '../host/exec.js';
+import { isAlive, ownIdentity, type ProcessIdentity } from '../host/process-identity.js';
+
+/** Who holds a VM, as written into the lock file for people and for `list`. */
+export interface LockRecord {
+  readonly owner: ProcessIdentity;
+  readonly command: string;
+  readonly since: string;
+  /** True: the lock outlives its owner until `unlock` (`--keep-lock`). */
+  readonly kept: boolean;
+}
+
+/** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
+const FLOCK_CONFLICT_EXIT_CODE = 75;
+
+function locked(name: string, why: string, hint: string): ChunkmountError {
+  return new ChunkmountError('locked', `${name} is locked: ${why}`, { hint, details: { name } });
+}
+
+function parseRecord(text: string | undefined): LockRecord | undefined {
+  if (text === undefined || text === '') return undefined;
+  try {
+    return JSON.parse(text) as LockRecord;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * At most one command works on a VM at a time. The lock is flock(2) on `<directory>/<name>.flock`, so the kernel drops it
+ * when we die, however that happens; beside it, `<name>.json` says who holds it. A record that is marked as
+ * kept, or whose owner still lives, locks the VM as well.
+ */
+export class Lock {
+  readonly #fd: number;
+  readonly #record: string;
+
+  private constructor(fd: number, record: string) {
+    this.#fd = fd;
+    this.#record = record;
+  }
+
+  /**
+   * Takes the lock or throws an error of kind `locked`. With `evenIfKept` a lock kept by `--keep-lock` does not
+   * stand in the way (for cleanup and unlock).
+   */
+  static async acquire(
+    directory: string,
+    name: string,
+    options: { command: string; evenIfKept?: boolean },
+  ): Promise<Lock> {
+    makeDirectory(directory);
+    const recordFile = path.join(directory, `${name}.json`);
+    const fd = fs.openSync(path.join(directory, `${name}.flock`), 'a', 0o600);
+    try {
+      // flock(2) locks belong to the open file, which flock(1) shares with us as its descriptor 3.
+      const { exitCode } = await run('flock', ['-x', '-n', '-E', String(FLOCK_CONFLICT_EXIT_CODE), '3'], {
+        descriptors: [fd],
+        accept: [FLOCK_CONFLICT_EXIT_CODE],
+      });
+      const record = parseRecord(readIfExists(recordFile));
+      if (exitCode !== 0) {
+        const who = record === undefined ? 'another command' : `${record.command} (process ${record.owner.pid}, since ${record.since})`;
+        throw locked(name, `${who} is working on it`, 'wait until it has ended');
+      }
+      if (record !== undefined && record.kept && options.evenIfKept !== true) {
+        throw locked(name, `${record.command} kept the lock on ${record.since}`, `release it: chunkmount unlock --vm=${name}`);
+      }
+      if (record !== undefined && !record.kept && record.owner.pid !== process.pid && isAlive(record.owner)) {
+        throw locked(name, `${record.command} (process ${record.owner.pid}) is working on it`, 'wait until it has ended');
+      }
+      const own: LockRecord = {
+        owner: ownIdentity(),
+        command: options.command,
+        since: new Date().toISOString(),
+        kept: record?.kept ?? false,
+      };
+      replaceFile(recordFile, `${JSON.stringify(own)}\n`);
+      return new Lock(fd, recordFile);
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Gives the lock back. With `keep`, the VM stays locked until `unlock`. */
+  release(options: { keep?: boolean } = {}): void {
+    const record = parseRecord(readIfExists(this.#record));
+    if (options.keep === true && record !== undefined) {
+      replaceFile(this.#record, `${JSON.stringify({ ...record, kept: true })}\n`);
+    } else if (record?.kept !== true) {
+      fs.rmSync(this.#record, { force: true });
+    }
+    fs.closeSync(this.#fd);
+  }
+
+  /** Gives the lock back and drops the mark of `--keep-lock`. Returns whether there was one. */
+  releaseKept(): boolean {
+    const kept = parseRecord(readIfExists(this.#record))?.kept === true;
+    fs.rmSync(this.#record, { force: true });
+    fs.closeSync(this.#fd);
+    return kept;
+  }
+}
+
+/** The names that have a lock record, with the record. */
+export function listLocks(directory: string): Map<string, LockRecord> {
+  const locks = new Map<string, LockRecord>();
+  let files: string[];
+  try {
+    files = fs.readdirSync(directory);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return locks;
+    throw error;
+  }
+  for (const file of files) {
+    if (!file.endsWith('.json')) continue;
+    const record = parseRecord(readIfExists(path.join(directory, file)));
+    if (record !== undefined) locks.set(file.slice(0, -'.json'.length), record);
+  }
+  return locks;
+}
