@@ -19,7 +19,12 @@ export interface Geometry {
 }
 
 export function isChunkSize(value: number): boolean {
-  return Number.isInteger(value) && value >= MIN_CHUNK_SIZE && value <= MAX_CHUNK_SIZE && Number.isInteger(Math.log2(value));
+  return (
+    Number.isInteger(value) &&
+    value >= MIN_CHUNK_SIZE &&
+    value <= MAX_CHUNK_SIZE &&
+    Number.isInteger(Math.log2(value))
+  );
 }
 
 /** Throws a usage error for a chunk size that is none, or one that gives more than 2^32 chunks. */
@@ -31,7 +36,9 @@ export function geometry(size: number, chunkSize: number): Geometry {
   }
   const chunkCount = Math.ceil(size / chunkSize);
   if (chunkCount > MAX_CHUNK_COUNT) {
-    throw usage(`a disk of ${size} bytes has too many chunks of ${chunkSize} bytes`, { hint: 'give a larger --chunk-size' });
+    throw usage(`a disk of ${size} bytes has too many chunks of ${chunkSize} bytes`, {
+      hint: 'give a larger --chunk-size',
+    });
   }
   return { size, chunkSize, chunkCount };
 }

@@ -21,7 +21,11 @@ export function writeFully(fd: number, data: Uint8Array): void {
  * fsync of the directory. `mode` is the mode of the new file. `write` may stream; a string or buffer is written whole.
  * On error the temporary file is removed and the error passed on.
  */
-export function replaceFile(file: string, content: string | Uint8Array | ((fd: number) => void), mode = 0o600): void {
+export function replaceFile(
+  file: string,
+  content: string | Uint8Array | ((fd: number) => void),
+  mode = 0o600,
+): void {
   const directory = path.dirname(file);
   const temporary = path.join(directory, `.${path.basename(file)}.${process.pid}.tmp`);
   const fd = fs.openSync(temporary, 'w', mode);

@@ -76,7 +76,12 @@ function options(given: RunOptions) {
   } satisfies Options;
 }
 
-function check(program: string, args: readonly string[], result: Outcome, accept: readonly number[] = []): number {
+function check(
+  program: string,
+  args: readonly string[],
+  result: Outcome,
+  accept: readonly number[] = [],
+): number {
   const stderr = typeof result.stderr === 'string' ? result.stderr.trim() : '';
   const command = [program, ...args];
   if (result.code === 'ENOENT') {
@@ -89,15 +94,31 @@ function check(program: string, args: readonly string[], result: Outcome, accept
       apt === undefined ? undefined : `install it: apt-get install ${apt}`,
     );
   }
-  const said = stderr === '' ? '' : `: ${stderr.replace(/^error: /gm, '').split('\n').filter(Boolean).join('; ')}`;
+  const said =
+    stderr === ''
+      ? ''
+      : `: ${stderr
+          .replace(/^error: /gm, '')
+          .split('\n')
+          .filter(Boolean)
+          .join('; ')}`;
   if (result.isCanceled) throw new CommandError(`${program} was stopped`, command, undefined, stderr);
-  if (result.timedOut) throw new CommandError(`${program} took too long and was ended${said}`, command, undefined, stderr);
+  if (result.timedOut)
+    throw new CommandError(`${program} took too long and was ended${said}`, command, undefined, stderr);
   if (result.exitCode === undefined) {
-    const why = result.signal === undefined ? (result.originalMessage ?? 'could not be started') : `was ended by ${result.signal}`;
+    const why =
+      result.signal === undefined
+        ? (result.originalMessage ?? 'could not be started')
+        : `was ended by ${result.signal}`;
     throw new CommandError(`${program} ${why}${said}`, command, undefined, stderr);
   }
   if (result.exitCode !== 0 && !accept.includes(result.exitCode)) {
-    throw new CommandError(`${program} failed${said || ` with exit code ${result.exitCode}`}`, command, result.exitCode, stderr);
+    throw new CommandError(
+      `${program} failed${said || ` with exit code ${result.exitCode}`}`,
+      command,
+      result.exitCode,
+      stderr,
+    );
   }
   return result.exitCode;
 }
@@ -106,7 +127,11 @@ function check(program: string, args: readonly string[], result: Outcome, accept
  * Runs a program to its end, never through a shell, with LC_ALL=C. Throws CommandError when it is missing, fails,
  * or takes longer than `timeoutMs` (60 s unless told).
  */
-export async function run(program: string, args: readonly string[], given: RunOptions = {}): Promise<RunResult> {
+export async function run(
+  program: string,
+  args: readonly string[],
+  given: RunOptions = {},
+): Promise<RunResult> {
   const { stdin, ...others } = options(given);
   // execa's types know descriptors 0 to 2 only; it passes on any.
   const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
@@ -145,7 +170,11 @@ export interface DetachedOptions {
  * Starts a process in its own session that outlives us, with `/` as its working directory. Returns its process number.
  * Throws CommandError when it cannot be started.
  */
-export async function spawnDetached(program: string, args: readonly string[], given: DetachedOptions): Promise<number> {
+export async function spawnDetached(
+  program: string,
+  args: readonly string[],
+  given: DetachedOptions,
+): Promise<number> {
   const log = openSync(given.logFile, 'a', 0o600);
   try {
     const child = spawn(program, args, {

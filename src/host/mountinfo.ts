@@ -10,7 +10,9 @@ export interface MountEntry {
 
 /** Octal escapes of /proc/self/mountinfo (space, tab, newline, backslash): see proc(5). */
 function unescapeField(field: string): string {
-  return field.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+  return field.replace(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
 }
 
 /** All mounts that this process sees, in the order they were made. */
@@ -23,7 +25,8 @@ export function listMounts(): MountEntry[] {
     const right = after?.split(' ') ?? [];
     const [, , device, , mountpoint] = left;
     const [type, source] = right;
-    if (device === undefined || mountpoint === undefined || type === undefined || source === undefined) continue;
+    if (device === undefined || mountpoint === undefined || type === undefined || source === undefined)
+      continue;
     entries.push({ device, mountpoint: unescapeField(mountpoint), type, source: unescapeField(source) });
   }
   return entries;

@@ -18,7 +18,13 @@ export interface JournalEntry {
 }
 
 type JournalRecord =
-  | { readonly step: 'intent'; readonly seq: number; readonly kind: string; readonly data: JournalData; readonly at: string }
+  | {
+      readonly step: 'intent';
+      readonly seq: number;
+      readonly kind: string;
+      readonly data: JournalData;
+      readonly at: string;
+    }
   | { readonly step: 'done'; readonly seq: number; readonly data: JournalData; readonly at: string }
   | { readonly step: 'undone'; readonly seq: number; readonly at: string };
 
@@ -63,7 +69,8 @@ export class Journal {
     const text = fs.readFileSync(file, 'utf8');
     for (const record of parseRecords(file, text)) this.#apply(record);
     // A torn last line would swallow the next record.
-    if (text !== '' && !text.endsWith('\n')) fs.ftruncateSync(this.#fd, Buffer.byteLength(text.slice(0, text.lastIndexOf('\n') + 1)));
+    if (text !== '' && !text.endsWith('\n'))
+      fs.ftruncateSync(this.#fd, Buffer.byteLength(text.slice(0, text.lastIndexOf('\n') + 1)));
   }
 
   /** Records what is about to be done. `data` must be enough to find and undo it, whatever happens next. */

@@ -64,14 +64,25 @@ export class Lock {
       });
       const record = parseRecord(readIfExists(recordFile));
       if (exitCode !== 0) {
-        const who = record === undefined ? 'another command' : `${record.command} (process ${record.owner.pid}, since ${record.since})`;
+        const who =
+          record === undefined
+            ? 'another command'
+            : `${record.command} (process ${record.owner.pid}, since ${record.since})`;
         throw locked(name, `${who} is working on it`, 'wait until it has ended');
       }
-      if (record !== undefined && record.kept && options.evenIfKept !== true) {
-        throw locked(name, `${record.command} kept the lock on ${record.since}`, `release it: chunkmount unlock --vm=${name}`);
+      if (record?.kept && options.evenIfKept !== true) {
+        throw locked(
+          name,
+          `${record.command} kept the lock on ${record.since}`,
+          `release it: chunkmount unlock --vm=${name}`,
+        );
       }
       if (record !== undefined && !record.kept && record.owner.pid !== process.pid && isAlive(record.owner)) {
-        throw locked(name, `${record.command} (process ${record.owner.pid}) is working on it`, 'wait until it has ended');
+        throw locked(
+          name,
+          `${record.command} (process ${record.owner.pid}) is working on it`,
+          'wait until it has ended',
+        );
       }
       const own: LockRecord = {
         owner: ownIdentity(),

@@ -1,0 +1,165 @@
+import type { ChunkHasher } from '../chunks/chunk-hash.js';
+import { chunkLength, type Geometry } from '../chunks/geometry.js';
+import { ensureBlock, type StoredIndex } from './index-file.js';
+import {
+  announceChange,
+  CHANGED,
+  CLAIMED,
+  DATA,
+  GENERATION,
+  READY,
+  RESOLVED,
+  ROWS_PER_BLOCK,
+  type Rows,
+  UNKNOWN,
+  UNREADABLE,
+  UNREADABLE_COUNT,
+  waitForChange,
+  ZERO,
+} from './rows.js';
+import { changedMtime, newMtime, type SessionTimes } from './stable-times.js';
+
+/** Where the resolver gets the disk's bytes from. */
+export interface ChunkReader {
+  /** Reads `length` bytes at `position` of the disk into `buffer` at `offset`. Throws when it cannot. */
+  read(position: number, length: number, buffer: Uint8Array, offset: number): void;
+  /** Whether that range is known to be zeros without reading it. */
+  isZero(position: number, length: number): boolean;
+}
+
+/** Bytes that a scanner reads at once: large enough for a disk that seeks, small enough for the processor's cache. */
+const RUN_LENGTH = 1024 * 1024;
+
+/**
+ * Finds out the hash and the mtime of chunks of one disk. Each thread has its own resolver on the same rows; whoever
+ * claims a chunk first reads it, the others wait.
+ */
+export class Resolver {
+  readonly #zeros: Uint8Array;
+  readonly #buffer: Uint8Array;
+  readonly #hash = new Uint32Array(2);
+  readonly #zeroHashes = new Map<number, readonly [number, number]>();
+
+  constructor(
+    readonly disk: Geometry,
+    readonly rows: Rows,
+    private readonly reader: ChunkReader,
+    private readonly hasher: ChunkHasher,
+    private readonly times: SessionTimes,
+    private readonly stored: StoredIndex | undefined,
+  ) {
+    this.#buffer = new Uint8Array(Math.max(RUN_LENGTH, disk.chunkSize));
+    this.#zeros = new Uint8Array(disk.chunkSize);
+  }
+
+  /** Makes the row of `chunk` final, waiting for another thread if that has it. Returns its state: READY or later. */
+  resolve(chunk: number): number {
+    const { control, states } = this.rows;
+    for (;;) {
+      const generation = Atomics.load(control, GENERATION);
+      const state = Atomics.load(states, chunk);
+      if (state >= READY) return state;
+      if (state === CLAIMED) waitForChange(control, generation);
+      else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1);
+    }
+  }
+
+  /**
+   * Makes the rows from `first` up to `end` final, except those that other threads have claimed. Chunks that lie
+   * next to each other are read at once.
+   */
+  resolveRange(first: number, end: number): void {
+    const perRun = Math.max(1, Math.floor(this.#buffer.byteLength / this.disk.chunkSize));
+    let start = -1;
+    for (let chunk = first; chunk < end; chunk++) {
+      const claimed = this.#claim(chunk);
+      if (claimed && start < 0) start = chunk;
+      if (start < 0) continue;
+      const stop = claimed ? chunk + 1 : chunk;
+      if (!claimed || stop - start === perRun || stop === end) {
+        this.#resolveRun(start, stop);
+        start = -1;
+      }
+    }
+  }
+
+  #claim(chunk: number): boolean {
+    return Atomics.compareExchange(this.rows.states, chunk, UNKNOWN, CLAIMED) === UNKNOWN;
+  }
+
+  /** Resolves claimed chunks that lie next to each other. */
+  #resolveRun(first: number, end: number): void {
+    const position = first * this.disk.chunkSize;
+    const length = Math.min(end * this.disk.chunkSize, this.disk.size) - position;
+    if (this.reader.isZero(position, length)) {
+      for (let chunk = first; chunk < end; chunk++) this.#finishZero(chunk);
+    } else if (this.#read(position, length)) {
+      for (let chunk = first; chunk < end; chunk++)
+        this.#finishData(chunk, (chunk - first) * this.disk.chunkSize);
+    } else if (end - first === 1) {
+      this.#finish(first, UNREADABLE);
+    } else {
+      // One bad sector must not make its neighbours unreadable.
+      for (let chunk = first; chunk < end; chunk++) this.#resolveRun(chunk, chunk + 1);
+      return;
+    }
+    announceChange(this.rows.control);
+  }
+
+  #read(position: number, length: number): boolean {
+    try {
+      this.reader.read(position, length, this.#buffer, 0);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  #finishZero(chunk: number): void {
+    const length = chunkLength(this.disk, chunk);
+    const [high, low] = this.#zeroHash(length);
+    this.#setRow(chunk, high, low);
+    this.#finish(chunk, ZERO);
+  }
+
+  #finishData(chunk: number, offset: number): void {
+    const length = chunkLength(this.disk, chunk);
+    const data = this.#buffer.subarray(offset, offset + length);
+    this.hasher.hash(data, this.#hash, 0);
+    const high = this.#hash[0]!;
+    const low = this.#hash[1]!;
+    const [zeroHigh, zeroLow] = this.#zeroHash(length);
+    // st_blocks of 0 makes `tar --sparse` store nothing, so an equal hash alone is no proof.
+    const zero =
+      low === zeroLow && high === zeroHigh && Buffer.compare(data, this.#zeros.subarray(0, length)) === 0;
+    this.#setRow(chunk, high, low);
+    this.#finish(chunk, zero ? ZERO : DATA);
+  }
+
+  #zeroHash(length: number): readonly [number, number] {
+    let known = this.#zeroHashes.get(length);
+    if (known === undefined) {
+      this.hasher.hash(this.#zeros.subarray(0, length), this.#hash, 0);
+      known = [this.#hash[0]!, this.#hash[1]!];
+      this.#zeroHashes.set(length, known);
+    }
+    return known;
+  }
+
+  #setRow(chunk: number, high: number, low: number): void {
+    const { rows, times } = this;
+    ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
+    const previous = rows.mtimes[chunk]!;
+    if (previous !== 0 && rows.hashes[chunk * 2] === high && rows.hashes[chunk * 2 + 1] === low) return;
+    Atomics.add(rows.control, CHANGED, 1);
+    // The mtime first: see copyBlock in save-index.ts.
+    Atomics.store(rows.mtimes, chunk, previous === 0 ? newMtime(times) : changedMtime(times, previous));
+    Atomics.store(rows.hashes, chunk * 2, high);
+    Atomics.store(rows.hashes, chunk * 2 + 1, low);
+  }
+
+  #finish(chunk: number, state: number): void {
+    Atomics.add(this.rows.control, state === UNREADABLE ? UNREADABLE_COUNT : RESOLVED, 1);
+    Atomics.store(this.rows.states, chunk, state);
+  }
+}
