@@ -20,9 +20,12 @@ import {
 import { changedMtime, newMtime, type SessionTimes } from './stable-times.js';
 
 /** Where the resolver gets the disk's bytes from. */
-export interface ChunkReader {
+export interface DiskReader {
   /** Reads `length` bytes at `position` of the disk into `buffer` at `offset`. Throws when it cannot. */
   read(position: number, length: number, buffer: Uint8Array, offset: number): void;
+}
+
+export interface ZeroMap {
   /** Whether that range is known to be zeros without reading it. */
   isZero(position: number, length: number): boolean;
 }
@@ -43,7 +46,8 @@ export class Resolver {
   constructor(
     readonly disk: Geometry,
     readonly rows: Rows,
-    private readonly reader: ChunkReader,
+    private readonly reader: DiskReader,
+    private readonly zeroMap: ZeroMap,
     private readonly hasher: ChunkHasher,
     private readonly times: SessionTimes,
     private readonly stored: StoredIndex | undefined,
@@ -91,7 +95,7 @@ export class Resolver {
   #resolveRun(first: number, end: number): void {
     const position = first * this.disk.chunkSize;
     const length = Math.min(end * this.disk.chunkSize, this.disk.size) - position;
-    if (this.reader.isZero(position, length)) {
+    if (this.zeroMap.isZero(position, length)) {
       for (let chunk = first; chunk < end; chunk++) this.#finishZero(chunk);
     } else if (this.#read(position, length)) {
       for (let chunk = first; chunk < end; chunk++)

@@ -1,0 +1,103 @@
+import type { ChunkHasher } from '../chunks/chunk-hash.js';
+import { CHUNKS_PER_DIRECTORY, chunkLength, chunksInDirectory, directoryCount } from '../chunks/geometry.js';
+import { formatHash, sumsLine, sumsLineLength } from '../chunks/paths.js';
+import { StoredIndex } from '../content-index/index-file.js';
+import { Resolver } from '../content-index/resolver.js';
+import { UNREADABLE, ZERO } from '../content-index/rows.js';
+import { ExtentMap } from '../image/extent-map.js';
+import { ExtentReader } from '../image/extent-reader.js';
+import type { TreeDisk } from './chunk-tree.js';
+import { EIO, ENODATA } from './errno.js';
+
+/** Large enough for any sums line: targets have at most 16 characters. */
+const SECTOR = 512;
+
+/** One disk of a tree as one thread sees it. */
+export class DiskView {
+  readonly sumsSize: number;
+  readonly directoryCount: number;
+  readonly resolver: Resolver;
+  readonly #reader: ExtentReader;
+  readonly #lineLength: number;
+
+  constructor(
+    readonly disk: TreeDisk,
+    hasher: ChunkHasher,
+  ) {
+    const stored =
+      disk.stored === undefined ? undefined : StoredIndex.attach(disk.stored.fd, disk.stored.header);
+    const extents = new ExtentMap(disk.extents);
+    this.#reader = new ExtentReader(disk.target, extents, disk.sources);
+    this.resolver = new Resolver(disk.geometry, disk.rows, this.#reader, extents, hasher, disk.times, stored);
+    this.#lineLength = sumsLineLength(disk.target);
+    this.sumsSize = this.#lineLength * disk.geometry.chunkCount;
+    this.directoryCount = directoryCount(disk.geometry);
+  }
+
+  get target(): string {
+    return this.disk.target;
+  }
+
+  hasChunk(chunk: number): boolean {
+    return chunk < this.disk.geometry.chunkCount;
+  }
+
+  chunksIn(directory: number): number {
+    return chunksInDirectory(this.disk.geometry, directory);
+  }
+
+  firstChunkOf(directory: number): number {
+    return directory * CHUNKS_PER_DIRECTORY;
+  }
+
+  lengthOf(chunk: number): number {
+    return chunkLength(this.disk.geometry, chunk);
+  }
+
+  /** st_blocks of a chunk whose state is known. 0 only if it is all zeros: `tar --sparse` stores nothing then. */
+  blocksOf(chunk: number, state: number): number {
+    return state === ZERO ? 0 : Math.ceil(this.lengthOf(chunk) / SECTOR);
+  }
+
+  mtimeOf(chunk: number): number {
+    return this.disk.rows.mtimes[chunk]!;
+  }
+
+  /** 16 hex digits, or a negative error number. */
+  hashOf(chunk: number): string | number {
+    if (this.resolver.resolve(chunk) === UNREADABLE) return EIO;
+    const { hashes } = this.disk.rows;
+    return formatHash(hashes[chunk * 2]!, hashes[chunk * 2 + 1]!);
+  }
+
+  readChunk(chunk: number, position: number, length: number, into: Uint8Array, at: number): number {
+    const count = Math.min(length, this.lengthOf(chunk) - position);
+    if (count <= 0) return 0;
+    try {
+      this.#reader.read(chunk * this.disk.geometry.chunkSize + position, count, into, at);
+      return count;
+    } catch {
+      return EIO;
+    }
+  }
+
+  readSums(position: number, length: number, into: Uint8Array, at: number): number {
+    const end = Math.min(position + length, this.sumsSize);
+    let done = 0;
+    for (let from = position; from < end; from = position + done) {
+      const chunk = Math.floor(from / this.#lineLength);
+      const hash = this.hashOf(chunk);
+      if (typeof hash === 'number') return hash;
+      const begin = from - chunk * this.#lineLength;
+      const piece = sumsLine(this.target, chunk, hash).slice(begin, begin + end - from);
+      for (let i = 0; i < piece.length; i++) into[at + done + i] = piece.charCodeAt(i);
+      done += piece.length;
+    }
+    return done;
+  }
+
+  /** The value of the hash xattr of a chunk. */
+  xattrOf(chunk: number): string | number {
+    return this.hasChunk(chunk) ? this.hashOf(chunk) : ENODATA;
+  }
+}

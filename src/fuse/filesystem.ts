@@ -1,0 +1,56 @@
+export type FileKind = 'file' | 'directory' | 'symlink';
+
+/** What stat(2) shows. Times are whole seconds and nanoseconds since the epoch; atime and ctime are the mtime. */
+export interface Attributes {
+  inode: number;
+  kind: FileKind;
+  /** Bytes. */
+  size: number;
+  /** Units of 512 bytes. */
+  blocks: number;
+  mtime: number;
+  mtimeNs: number;
+  /** Permission bits only. */
+  mode: number;
+  nlink: number;
+  uid: number;
+  gid: number;
+  /** st_blksize: what programs should read at once. */
+  blockSize: number;
+}
+
+export interface FilesystemStatistics {
+  /** Bytes a block. */
+  readonly blockSize: number;
+  readonly blocks: number;
+  readonly files: number;
+}
+
+/** Takes one directory entry; `next` is the cookie to go on from after it. False: there is no room for it. */
+export type EmitEntry = (name: string, inode: number, kind: FileKind, next: number) => boolean;
+
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
+
+/**
+ * A read-only file system, by inode numbers, as both transports serve it. The tree is frozen: everything a method
+ * answers stays true as long as the mount lasts. Methods are synchronous, run in several threads at once
+ * (one instance a thread) and never throw: they answer a negative error number of errno.ts instead. Inode
+ * numbers are below 2^53, the root is 1, and none is ever used for two files.
+ */
+export interface ReadOnlyFilesystem {
+  /** The inode number of `name` in directory `parent`. */
+  lookup(parent: number, name: string): number;
+  /** Fills `into`; 0 if that went well. */
+  getattr(inode: number, into: Attributes): number;
+  /** Emits entries (`.` and `..` among them) from cookie `from` (0: the first) until one is refused; 0 if that went well. */
+  readdir(inode: number, from: number, emit: EmitEntry): number;
+  /** Reads up to `length` bytes into `into` at `at`. Fewer only at the end of the file. Answers the number of bytes. */
+  read(inode: number, position: number, length: number, into: Uint8Array, at: number): number;
+  readlink(inode: number): string | number;
+  getxattr(inode: number, name: string): string | number;
+  listxattr(inode: number): readonly string[] | number;
+  /** Position of the next data (SEEK_DATA) or hole (SEEK_HOLE) at or after `position`. */
+  seek(inode: number, position: number, whence: number): number;
+  statistics(): FilesystemStatistics;
+}

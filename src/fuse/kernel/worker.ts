@@ -1,0 +1,70 @@
+import * as fs from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { createHasher } from '../../chunks/chunk-hash.js';
+import { systemCode } from '../../errors.js';
+import { ChunkFilesystem } from '../chunk-filesystem.js';
+import type { ChunkTree } from '../chunk-tree.js';
+import { handle, REPLY_BUFFER_LENGTH, type ServedFilesystem } from '../handlers.js';
+import { Opcode } from '../wire/protocol.js';
+import { Reply } from '../wire/reply.js';
+import { Request } from '../wire/request.js';
+
+export interface KernelWorkerData {
+  readonly tree: ChunkTree;
+  /** /dev/fuse, open. */
+  readonly fd: number;
+  readonly directIo: boolean;
+  readonly counters: Float64Array;
+}
+
+/** The kernel wants room for max(8192, 80 + max_write), else it answers EINVAL: see fuse_dev_do_read in fs/fuse/dev.c. */
+const REQUEST_BUFFER_LENGTH = 128 * 1024;
+
+/** Not mounted yet: the descriptor is not connected before mount(2). */
+const NOT_MOUNTED_PAUSE_MS = 2;
+
+/** Errors of a read that mean: try again. EPERM: not mounted yet. */
+const RETRY = new Set(['EINTR', 'EAGAIN', 'ENOENT']);
+/** Errors that mean: the mount is gone, or the connection was aborted. */
+const ENDED = new Set(['ENODEV', 'ECONNABORTED']);
+
+/** Bytes of the next request; 0: none this time; -1: the mount is gone. */
+function receive(fd: number, buffer: Buffer): number {
+  try {
+    return fs.readSync(fd, buffer, 0, buffer.length, null);
+  } catch (error) {
+    const code = systemCode(error) ?? '';
+    if (ENDED.has(code)) return -1;
+    if (code === 'EPERM') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, NOT_MOUNTED_PAUSE_MS);
+    else if (!RETRY.has(code)) throw error;
+    return 0;
+  }
+}
+
+function send(fd: number, reply: Reply, length: number): void {
+  try {
+    fs.writeSync(fd, reply.bytes, 0, length, null);
+  } catch (error) {
+    // ENOENT: whoever asked has been interrupted. The rest shows at the next read.
+    const code = systemCode(error) ?? '';
+    if (code !== 'ENOENT' && !ENDED.has(code)) throw error;
+  }
+}
+
+/** Answers requests until the mount is gone. */
+function serve(fd: number, served: ServedFilesystem): void {
+  const request = new Request(Buffer.allocUnsafeSlow(REQUEST_BUFFER_LENGTH));
+  const reply = new Reply(Buffer.allocUnsafeSlow(REPLY_BUFFER_LENGTH));
+  for (;;) {
+    const received = receive(fd, request.bytes);
+    if (received < 0) return;
+    if (!request.parse(received)) continue;
+    const length = handle(served, request, reply);
+    if (length > 0) send(fd, reply, length);
+    if (request.opcode === Opcode.INIT) parentPort?.postMessage('connected');
+  }
+}
+
+const { tree, fd, directIo, counters } = workerData as KernelWorkerData;
+const filesystem = new ChunkFilesystem(tree, await createHasher());
+serve(fd, { filesystem, directIo, counters });
