@@ -1,4 +1,25 @@
-export type DomainState = 'running' | 'paused' | 'shut off' | 'crashed' | 'in shutdown' | 'pmsuspended' | 'other';
+export type DomainState =
+  | 'running'
+  | 'paused'
+  | 'shut off'
+  | 'crashed'
+  | 'in shutdown'
+  | 'pmsuspended'
+  | 'other';
+
+export interface BackingFile {
+  readonly path: string;
+  readonly format: string;
+}
+
+/** A block job that copies what the guest writes into a second image, as the live XML shows it. */
+export interface Mirror {
+  /** `copy` or `active-commit`. */
+  readonly job: string;
+  readonly path: string | undefined;
+  /** Both are equal, and a pivot is possible. */
+  readonly ready: boolean;
+}
 
 /** One `<disk>` of a domain, as far as we need it. */
 export interface Disk {
@@ -18,13 +39,16 @@ export interface Disk {
   readonly transient: boolean;
   readonly encrypted: boolean;
   /** The backing files below `path`, nearest first, as the live XML lists them; undefined if it does not say. */
-  readonly backing: readonly { readonly path: string; readonly format: string }[] | undefined;
+  readonly backing: readonly BackingFile[] | undefined;
+  readonly mirror?: Mirror | undefined;
 }
 
 export interface Domain {
   readonly name: string;
   readonly uuid: string;
   readonly state: DomainState;
+  /** A QEMU process has its disks open, whatever the state is called. */
+  readonly active: boolean;
   /** False: the domain is gone once it stops. */
   readonly persistent: boolean;
   readonly disks: readonly Disk[];

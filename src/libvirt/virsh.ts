@@ -1,2 +1,304 @@
-// placeholder: libvirt calls
-export class Virsh {}
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import * as v from 'valibot';
+import { failed, usage } from '../errors.js';
+import { writeFully } from '../host/durable.js';
+import { CommandError, run } from '../host/exec.js';
+import type { DomainState } from './domain.js';
+
+/** What asks libvirt a question answers in milliseconds; a libvirtd that needs longer than this hangs. */
+const QUERY_TIMEOUT_MS = 30_000;
+/** For what changes something: a busy domain makes libvirt wait 30 s for its job lock first. */
+const CHANGE_TIMEOUT_MS = 90_000;
+
+export interface VirshOptions {
+  /** As for `virsh --connect`; libvirt's default if undefined. */
+  readonly connect?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface DomainName {
+  readonly uuid: string;
+  readonly name: string;
+}
+
+export interface StateAndReason {
+  readonly state: DomainState;
+  /** Number within the state, as in libvirt's virDomain…Reason enumerations. */
+  readonly reason: number;
+}
+
+/** virDomainPausedReason: the guest was stopped because a write to one of its disks failed. */
+export const PAUSED_BY_IO_ERROR = 5;
+
+/** A job on one disk. Units are the job's own (bytes, mostly): only their ratio says something. */
+export interface BlockJob {
+  readonly type: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface SnapshotFlags {
+  /** Freeze the guest's file systems through its agent. */
+  readonly quiesce?: boolean;
+  readonly timeoutMs?: number;
+}
+
+/** virDomainState, by number. */
+const STATES: readonly DomainState[] = [
+  'other',
+  'running',
+  'other',
+  'paused',
+  'in shutdown',
+  'shut off',
+  'crashed',
+  'pmsuspended',
+];
+
+const UUID_LENGTH = 36;
+
+/** Which domains `list` is to name. `active`: those that a QEMU process runs. */
+export type DomainKind = 'all' | 'active' | 'persistent' | 'managed save';
+
+const LIST_OPTIONS: Readonly<Record<DomainKind, readonly string[]>> = {
+  all: ['--all'],
+  active: [],
+  persistent: ['--all', '--persistent'],
+  'managed save': ['--all', '--with-managed-save'],
+};
+
+/** `key=value` lines, as `domstats`, `blockjob --raw` and `domjobinfo --rawstats` print them. */
+function parseFields(text: string, separator: string): Map<string, string> {
+  const fields = new Map<string, string>();
+  for (const line of text.split('\n')) {
+    const at = line.indexOf(separator);
+    if (at > 0) fields.set(line.slice(0, at).trim(), line.slice(at + separator.length).trim());
+  }
+  return fields;
+}
+
+function numberIn(fields: ReadonlyMap<string, string>, key: string): number {
+  const text = fields.get(key);
+  const value = Number(text);
+  if (text === undefined || text === '' || !Number.isFinite(value))
+    throw failed(`virsh did not say what ${key} is`);
+  return value;
+}
+
+function hostOf(options: VirshOptions): string {
+  return options.connect === undefined ? 'libvirt' : `libvirt at ${options.connect}`;
+}
+
+/** virsh reads XML from files only, and cannot open the socket that Node gives a child as its stdin. */
+const INPUT_FILE = '/proc/self/fd/3';
+
+/** Opens a file that holds `text` and has no name any more, so that nothing is left of it whatever happens. */
+function anonymousFile(text: string): number {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-'));
+  try {
+    const fd = fs.openSync(path.join(directory, 'input'), 'wx+', 0o600);
+    writeFully(fd, Buffer.from(text));
+    return fd;
+  } finally {
+    fs.rmSync(directory, { recursive: true });
+  }
+}
+
+const agentAnswer = v.object({ return: v.unknown() });
+
+/**
+ * virsh, one method a call. Domains are named by UUID, because virsh takes a name that looks like a number for an id.
+ * Every call has a time limit and ends when `signal` is aborted. Each throws CommandError with what virsh said.
+ */
+export class Virsh {
+  constructor(readonly options: VirshOptions = {}) {}
+
+  /** The same connection, for work that must go on after (or end with) another signal. */
+  withSignal(signal: AbortSignal | undefined): Virsh {
+    return new Virsh({ ...this.options, signal });
+  }
+
+  /** Runs `virsh COMMAND ARGS` and returns what it printed. A descriptor of ours is `INPUT_FILE` to it. */
+  async call(
+    command: string,
+    args: readonly string[],
+    timeoutMs = QUERY_TIMEOUT_MS,
+    input?: number,
+  ): Promise<string> {
+    const { connect, signal } = this.options;
+    const target = connect === undefined ? [] : ['--connect', connect];
+    const all = ['--quiet', ...target, command, ...args];
+    try {
+      const given = { timeoutMs, signal, ...(input === undefined ? {} : { descriptors: [input] }) };
+      return (await run('virsh', all, given)).stdout;
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      throw new CommandError(
+        error.message.replace(/^virsh /, `virsh ${command} `),
+        error.command,
+        error.exitCode,
+        error.stderr,
+        error.hint,
+      );
+    }
+  }
+
+  /** The domains of a kind. Throws with a hint when libvirt cannot be reached. */
+  async list(kind: DomainKind = 'all'): Promise<DomainName[]> {
+    let text: string;
+    try {
+      text = await this.call('list', [...LIST_OPTIONS[kind], '--uuid', '--name']);
+    } catch (error) {
+      // Listing needs nothing but the connection, so that is what failed.
+      if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
+      throw failed(`${hostOf(this.options)} cannot be reached: ${error.message}`, {
+        hint: 'is libvirtd running (systemctl status libvirtd)? --connect=URI names another libvirt',
+        cause: error,
+      });
+    }
+    const lines = text.split('\n').filter((line) => line.trim() !== '');
+    return lines.map((line) => ({ uuid: line.slice(0, UUID_LENGTH), name: line.slice(UUID_LENGTH + 1) }));
+  }
+
+  /** Finds a domain by name. Throws a usage error if there is none. */
+  async find(name: string): Promise<DomainName> {
+    const domains = await this.list();
+    const found = domains.find((domain) => domain.name === name);
+    if (found !== undefined) return found;
+    throw usage(`there is no VM called ${JSON.stringify(name)}`, {
+      hint: `see them all: virsh ${this.options.connect === undefined ? '' : `--connect '${this.options.connect}' `}list --all`,
+    });
+  }
+
+  async isPersistent(uuid: string): Promise<boolean> {
+    return (await this.list('persistent')).some((domain) => domain.uuid === uuid);
+  }
+
+  /** Whether the domain's memory was saved by `virsh managedsave`, so that a start continues from there. */
+  async hasManagedSave(uuid: string): Promise<boolean> {
+    return (await this.list('managed save')).some((domain) => domain.uuid === uuid);
+  }
+
+  async state(uuid: string): Promise<StateAndReason> {
+    const fields = parseFields(await this.call('domstats', ['--state', '--nowait', '--domain', uuid]), '=');
+    return {
+      state: STATES[numberIn(fields, 'state.state')] ?? 'other',
+      reason: numberIn(fields, 'state.reason'),
+    };
+  }
+
+  /** The XML as it runs now, or with `inactive` as it will be at the next start. */
+  dumpXml(uuid: string, options: { inactive?: boolean } = {}): Promise<string> {
+    return this.call('dumpxml', ['--domain', uuid, ...(options.inactive === true ? ['--inactive'] : [])]);
+  }
+
+  /** The whole definition, its secrets too, as `define` wants it back. */
+  definition(uuid: string): Promise<string> {
+    return this.call('dumpxml', ['--domain', uuid, '--inactive', '--security-info']);
+  }
+
+  async define(xml: string): Promise<void> {
+    await this.#callWith(xml, 'define', ['--file', INPUT_FILE, '--validate'], CHANGE_TIMEOUT_MS);
+  }
+
+  /** One atomic snapshot of the disks only, without metadata, exactly as `xml` says. */
+  async snapshotCreate(uuid: string, xml: string, flags: SnapshotFlags = {}): Promise<void> {
+    const fixed = ['--disk-only', '--atomic', '--no-metadata', '--validate'];
+    const args = [
+      '--domain',
+      uuid,
+      '--xmlfile',
+      INPUT_FILE,
+      ...fixed,
+      ...(flags.quiesce === true ? ['--quiesce'] : []),
+    ];
+    await this.#callWith(xml, 'snapshot-create', args, flags.timeoutMs ?? CHANGE_TIMEOUT_MS);
+  }
+
+  /**
+   * Starts merging `top` into `base` and returns. Both are always given: without a base the whole chain would go.
+   * `active`: `top` is what the guest writes to, and the job becomes ready instead of ending.
+   */
+  async blockCommit(
+    uuid: string,
+    target: string,
+    merge: { base: string; top: string; active: boolean },
+  ): Promise<void> {
+    const layers = ['--base', merge.base, '--top', merge.top, ...(merge.active ? ['--active'] : [])];
+    await this.call('blockcommit', ['--domain', uuid, '--path', target, ...layers], CHANGE_TIMEOUT_MS);
+  }
+
+  /** The job on a disk, undefined if there is none. */
+  async blockJob(uuid: string, target: string): Promise<BlockJob | undefined> {
+    const fields = parseFields(
+      await this.call('blockjob', ['--domain', uuid, '--path', target, '--info', '--raw']),
+      '=',
+    );
+    const type = fields.get('type');
+    return type === undefined
+      ? undefined
+      : { type, done: numberIn(fields, 'cur'), total: numberIn(fields, 'end') };
+  }
+
+  /** Lifts the bandwidth limit of the job on a disk. */
+  async blockJobUnlimited(uuid: string, target: string): Promise<void> {
+    await this.call('blockjob', ['--domain', uuid, '--path', target, '--bandwidth', '0'], CHANGE_TIMEOUT_MS);
+  }
+
+  /** Ends a ready job by making the merged layer the one that the guest writes to. */
+  async blockJobPivot(uuid: string, target: string): Promise<void> {
+    await this.call('blockjob', ['--domain', uuid, '--path', target, '--pivot'], CHANGE_TIMEOUT_MS);
+  }
+
+  /** Whether a job works on the domain as a whole: migration, save, dump, backup. */
+  async hasDomainJob(uuid: string): Promise<boolean> {
+    const fields = parseFields(await this.call('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
+    return numberIn(fields, 'Job type') !== 0;
+  }
+
+  async suspend(uuid: string): Promise<void> {
+    await this.call('suspend', ['--domain', uuid], CHANGE_TIMEOUT_MS);
+  }
+
+  async resume(uuid: string): Promise<void> {
+    await this.call('resume', ['--domain', uuid], CHANGE_TIMEOUT_MS);
+  }
+
+  /** Where a volume of a storage pool lies. */
+  async volumePath(pool: string, volume: string): Promise<string> {
+    return (await this.call('vol-path', ['--pool', pool, '--vol', volume])).trimEnd();
+  }
+
+  /** Bounds how long libvirt waits for the guest's agent, in all its calls. */
+  async agentTimeout(uuid: string, seconds: number): Promise<void> {
+    await this.call(
+      'guest-agent-timeout',
+      ['--domain', uuid, '--timeout', String(seconds)],
+      CHANGE_TIMEOUT_MS,
+    );
+  }
+
+  /** Sends a command without arguments to the guest's agent; returns its answer. Throws when none comes in time. */
+  async agentCommand(uuid: string, command: string, timeoutSeconds: number): Promise<unknown> {
+    const request = JSON.stringify({ execute: command });
+    const args = ['--domain', uuid, '--timeout', String(timeoutSeconds), '--cmd', request];
+    const answer = await this.call('qemu-agent-command', args, (timeoutSeconds + 10) * 1000);
+    return v.parse(agentAnswer, JSON.parse(answer)).return;
+  }
+
+  /** Thaws the guest's file systems. */
+  async thaw(uuid: string): Promise<void> {
+    await this.call('domfsthaw', ['--domain', uuid], CHANGE_TIMEOUT_MS);
+  }
+
+  async #callWith(text: string, command: string, args: readonly string[], timeoutMs: number): Promise<void> {
+    const fd = anonymousFile(text);
+    try {
+      await this.call(command, args, timeoutMs, fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+  }
+}

@@ -1,0 +1,86 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ChunkmountError } from '../../src/errors.js';
+import { domainXml, loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
+import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+
+const MIB = 1024 * 1024;
+
+let libvirt: TestLibvirt;
+let directory: string;
+let running: TestDomain;
+
+beforeAll(async () => {
+  libvirt = await TestLibvirt.start();
+  directory = `${libvirt.directory}/an "odd", <&> place's`;
+  await import('node:fs').then((fs) => fs.mkdirSync(directory));
+  await makeImage(`${directory}/a.qcow2`, 'qcow2', 4 * MIB);
+  await makeImage(`${directory}/b.img`, 'raw', 4 * MIB);
+  running = await libvirt.define('running one', [
+    { target: 'vda', path: `${directory}/a.qcow2`, format: 'qcow2' },
+    { target: 'vdb', path: `${directory}/b.img`, format: 'raw' },
+  ]);
+}, 60_000);
+
+afterAll(() => libvirt?.close());
+
+describe('a running domain', () => {
+  it('is loaded with the paths of its disks as they are', async () => {
+    const domain = await loadDomain(libvirt.virsh, 'running one');
+    expect(domain).toMatchObject({ uuid: running.uuid, state: 'running', active: true, persistent: true });
+    expect(
+      domain.disks.map(({ target, path, format, type, backing }) => [target, path, format, type, backing]),
+    ).toEqual([
+      ['vda', `${directory}/a.qcow2`, 'qcow2', 'file', []],
+      ['vdb', `${directory}/b.img`, 'raw', 'file', []],
+    ]);
+  });
+
+  it('has an inactive definition that says nothing of what runs', async () => {
+    expect(await domainXml(libvirt.virsh, 'running one')).not.toMatch(/<alias|<domain[^>]* id=/);
+    expect((await loadInactive(libvirt.virsh, running.uuid)).active).toBe(false);
+  });
+
+  it('tells of its state, jobs and managed save', async () => {
+    const { virsh } = libvirt;
+    expect(await virsh.hasDomainJob(running.uuid)).toBe(false);
+    expect(await virsh.hasManagedSave(running.uuid)).toBe(false);
+    expect(await virsh.blockJob(running.uuid, 'vda')).toBeUndefined();
+    await virsh.suspend(running.uuid);
+    expect((await virsh.state(running.uuid)).state).toBe('paused');
+    await virsh.resume(running.uuid);
+    expect((await virsh.state(running.uuid)).state).toBe('running');
+  });
+});
+
+describe('errors', () => {
+  it('a VM that does not exist is a usage error with a hint', async () => {
+    const error = await loadDomain(libvirt.virsh, 'nosuch').catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(ChunkmountError);
+    expect(error).toMatchObject({ kind: 'usage', message: 'there is no VM called "nosuch"' });
+    expect((error as ChunkmountError).hint).toContain('list --all');
+  });
+
+  it('a libvirt that cannot be reached is named', async () => {
+    const virsh = new Virsh({ connect: 'qemu:///system?socket=/nowhere/libvirt-sock' });
+    const error = await loadDomain(virsh, 'running one').catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ kind: 'failed' });
+    expect((error as ChunkmountError).message).toContain('socket=/nowhere/libvirt-sock cannot be reached');
+    expect((error as ChunkmountError).hint).toContain('--connect');
+  });
+
+  it('an aborted signal ends a call', async () => {
+    const virsh = libvirt.virsh.withSignal(AbortSignal.abort());
+    await expect(virsh.list()).rejects.toThrow('stopped');
+  });
+});
+
+describe('names that virsh would take for something else', () => {
+  it.each(['7', '-x', '--all'])('%s', async (name) => {
+    await makeImage(`${directory}/${name}.img`, 'raw', MIB);
+    await libvirt.define(name, [{ target: 'vda', path: `${directory}/${name}.img`, format: 'raw' }], {
+      start: false,
+    });
+    expect(await loadDomain(libvirt.virsh, name)).toMatchObject({ name, state: 'shut off', active: false });
+  });
+});

@@ -1,0 +1,291 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { run, spawnDetached } from '../../src/host/exec.js';
+import {
+  identify,
+  type ProcessIdentity,
+  signalProcess,
+  waitForEnd,
+} from '../../src/host/process-identity.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
+import { attribute, child, children, escapeXml, parseXml, rootOf } from '../../src/libvirt/xml.js';
+import { program, requireAll, root } from './requirements.js';
+
+export interface TestDisk {
+  readonly target: string;
+  readonly path: string;
+  readonly format: string;
+  readonly type?: 'file' | 'block';
+  /** More elements for the `<disk>`, as XML. */
+  readonly extra?: string;
+}
+
+export interface TestDomain {
+  readonly name: string;
+  readonly uuid: string;
+}
+
+/** The directories of a libvirtd, and the private ones that it sees there instead. */
+const PRIVATE = {
+  etc: '/etc/libvirt',
+  run: '/run/libvirt',
+  lib: '/var/lib/libvirt',
+  log: '/var/log/libvirt',
+  cache: '/var/cache/libvirt',
+};
+
+/** QEMU runs as root, as in a container without users for it, and logs to plain files: no virtlogd is needed. */
+const QEMU_CONF = `user = "root"
+group = "root"
+security_driver = "none"
+stdio_handler = "file"
+cgroup_controllers = []
+remember_owner = 0
+`;
+
+/** Makes the private directories appear in place of the system's, then becomes libvirtd. Arguments: directory, pid file. */
+const ENTER = `set -e
+for pair in ${Object.entries(PRIVATE)
+  .map(([name, target]) => `${name}:${target}`)
+  .join(' ')}; do mount --bind "$1/\${pair%%:*}" "\${pair#*:}"; done
+exec libvirtd --config "$1/etc/libvirtd.conf" --pid-file "$1/libvirtd.pid"`;
+
+const START_TIMEOUT_MS = 20_000;
+
+/**
+ * A libvirtd of our own: its configuration, state and sockets are in a temporary directory, so that tests neither see
+ * nor touch the machine's VMs, and several can run at once. Needs root, `libvirtd` and QEMU for x86.
+ */
+export class TestLibvirt {
+  #daemon: ProcessIdentity | undefined;
+
+  private constructor(readonly directory: string) {}
+
+  /** For `--connect` and LIBVIRT_DEFAULT_URI. */
+  get uri(): string {
+    return `qemu:///system?socket=${path.join(this.directory, 'sock', 'libvirt-sock')}`;
+  }
+
+  get virsh(): Virsh {
+    return new Virsh({ connect: this.uri });
+  }
+
+  static async start(): Promise<TestLibvirt> {
+    await requireAll(
+      root,
+      program('libvirtd', 'libvirt-daemon-system'),
+      program('virsh', 'libvirt-clients'),
+      program('qemu-system-x86_64', 'qemu-system-x86'),
+      program('unshare', 'util-linux'),
+    );
+    const libvirt = new TestLibvirt(fs.mkdtempSync(path.join(os.tmpdir(), 'cm-libvirt-')));
+    libvirt.#prepare();
+    try {
+      await libvirt.startDaemon();
+    } catch (error) {
+      await libvirt.close();
+      throw error;
+    }
+    return libvirt;
+  }
+
+  #prepare(): void {
+    for (const [name, target] of Object.entries(PRIVATE)) {
+      fs.mkdirSync(path.join(this.directory, name));
+      fs.mkdirSync(target, { recursive: true });
+    }
+    fs.mkdirSync(path.join(this.directory, 'sock'));
+    fs.mkdirSync(path.join(this.directory, 'etc', 'qemu'));
+    fs.writeFileSync(path.join(this.directory, 'etc', 'qemu.conf'), QEMU_CONF);
+    const sockets = `unix_sock_dir = "${path.join(this.directory, 'sock')}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n`;
+    fs.writeFileSync(path.join(this.directory, 'etc', 'libvirtd.conf'), sockets);
+  }
+
+  /** Starts libvirtd (again) and waits until it answers. */
+  async startDaemon(): Promise<void> {
+    const logFile = path.join(this.directory, 'libvirtd.log');
+    const enter = ['--mount', '--propagation', 'slave', 'sh', '-c', ENTER, 'sh', this.directory];
+    const daemon = identify(await spawnDetached('unshare', enter, { logFile }));
+    this.#daemon = daemon;
+    const deadline = Date.now() + START_TIMEOUT_MS;
+    for (;;) {
+      try {
+        await this.virsh.list();
+        return;
+      } catch (error) {
+        const gone = daemon === undefined || (await waitForEnd(daemon, 50));
+        if (gone || Date.now() > deadline) {
+          throw new Error(`libvirtd did not start:\n${fs.readFileSync(logFile, 'utf8')}`, { cause: error });
+        }
+      }
+    }
+  }
+
+  /** Ends libvirtd alone; domains go on. */
+  async stopDaemon(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    if (this.#daemon === undefined) return;
+    signalProcess(this.#daemon, signal);
+    if (!(await waitForEnd(this.#daemon, 10_000))) throw new Error('libvirtd does not end');
+    this.#daemon = undefined;
+  }
+
+  /** Defines a domain without an operating system. It is started unless told otherwise; `transient` ones always. */
+  async define(
+    name: string,
+    disks: readonly TestDisk[],
+    options: { start?: boolean; transient?: boolean; devices?: string } = {},
+  ): Promise<TestDomain> {
+    const xml = domainXml(name, disks, options.devices ?? '');
+    const file = path.join(this.directory, `${name}.xml`);
+    fs.writeFileSync(file, xml);
+    if (options.transient === true) await this.virsh.call('create', ['--file', file]);
+    else await this.virsh.call('define', ['--file', file]);
+    if (options.transient !== true && options.start !== false)
+      await this.virsh.call('start', ['--domain', name]);
+    return this.virsh.find(name);
+  }
+
+  /** The QEMU process of a running domain. */
+  qemu(domain: TestDomain): ProcessIdentity {
+    const pid = Number(
+      fs.readFileSync(path.join(this.directory, 'run', 'qemu', `${domain.name}.pid`), 'utf8'),
+    );
+    const identity = identify(pid);
+    if (identity === undefined) throw new Error(`the QEMU process of ${domain.name} is gone`);
+    return identity;
+  }
+
+  /** Ends QEMU as a crash would, and waits until libvirt has noticed. */
+  async killQemu(domain: TestDomain): Promise<void> {
+    const qemu = this.qemu(domain);
+    signalProcess(qemu, 'SIGKILL');
+    await waitForEnd(qemu, 10_000);
+    await eventually(async () => !(await this.virsh.list('active')).some(({ uuid }) => uuid === domain.uuid));
+  }
+
+  /** Writes as the guest would: through QEMU's own block layer, to whatever the disk's image is now. */
+  async guestWrite(
+    domain: TestDomain,
+    target: string,
+    write: { offset: number; length: number; pattern: number },
+  ): Promise<void> {
+    const command = `write -P ${write.pattern} ${write.offset} ${write.length}`;
+    const said = await this.#qemuIo(domain, target, command);
+    if (!said.includes(`wrote ${write.length}/${write.length} bytes`))
+      throw new Error(`the guest's write failed: ${said}`);
+    await this.#qemuIo(domain, target, 'flush');
+  }
+
+  /** Throws unless the guest would read `pattern` there. */
+  async guestVerify(
+    domain: TestDomain,
+    target: string,
+    read: { offset: number; length: number; pattern: number },
+  ): Promise<void> {
+    const said = await this.#qemuIo(domain, target, `read -P ${read.pattern} ${read.offset} ${read.length}`);
+    if (
+      said.includes('Pattern verification failed') ||
+      !said.includes(`read ${read.length}/${read.length} bytes`)
+    ) {
+      throw new Error(`the guest reads something else at ${read.offset} of ${target}: ${said}`);
+    }
+  }
+
+  async #qemuIo(domain: TestDomain, target: string, command: string): Promise<string> {
+    const root = rootOf(parseXml(await this.virsh.dumpXml(domain.uuid), 'domain'));
+    const disk = children(child(root, 'devices')!, 'disk').find(
+      (one) => attribute(child(one, 'target'), 'dev') === target,
+    );
+    const alias = attribute(child(disk, 'alias'), 'name');
+    const hmp = `qemu-io -d /machine/peripheral/${alias}/virtio-backend "${command}"`;
+    return this.virsh.call('qemu-monitor-command', ['--domain', domain.uuid, '--hmp', '--cmd', hmp]);
+  }
+
+  /** Ends all domains and libvirtd, and removes every trace. */
+  async close(): Promise<void> {
+    if (this.#daemon !== undefined) {
+      for (const { uuid } of await this.virsh.list('active'))
+        await this.virsh.call('destroy', ['--domain', uuid]);
+      await this.stopDaemon();
+    }
+    this.#killLeftovers();
+    fs.rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** QEMU processes that libvirtd did not end, because a test ended libvirtd. */
+  #killLeftovers(): void {
+    const state = path.join(this.directory, 'run', 'qemu');
+    const files = fs.existsSync(state) ? fs.readdirSync(state).filter((file) => file.endsWith('.pid')) : [];
+    for (const file of files) {
+      const identity = identify(Number(fs.readFileSync(path.join(state, file), 'utf8')));
+      const commandLine =
+        identity === undefined ? '' : fs.readFileSync(`/proc/${identity.pid}/cmdline`, 'utf8');
+      if (identity !== undefined && commandLine.includes(this.directory)) signalProcess(identity, 'SIGKILL');
+    }
+  }
+}
+
+function diskXml(disk: TestDisk): string {
+  const type = disk.type ?? 'file';
+  const attributeName = type === 'file' ? 'file' : 'dev';
+  return `<disk type='${type}' device='disk'><driver name='qemu' type='${disk.format}'/>
+<source ${attributeName}='${escapeXml(disk.path)}'/><target dev='${disk.target}' bus='virtio'/>${disk.extra ?? ''}</disk>`;
+}
+
+function domainXml(name: string, disks: readonly TestDisk[], devices: string): string {
+  return `<domain type='qemu'><name>${escapeXml(name)}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><on_crash>destroy</on_crash>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+${disks.map(diskXml).join('\n')}
+${devices}</devices></domain>`;
+}
+
+/** Waits until `condition` holds, at most ten seconds. */
+export async function eventually(condition: () => Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 10_000;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error('waited ten seconds in vain');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Makes an image of `size` bytes filled with `pattern`. */
+export async function makeImage(file: string, format: string, size: number, pattern?: number): Promise<void> {
+  await run('qemu-img', ['create', '-q', '-f', format, file, String(size)]);
+  if (pattern !== undefined) await writePattern(file, format, { offset: 0, length: size, pattern });
+}
+
+/** Writes into an image that no VM uses. */
+export async function writePattern(
+  file: string,
+  format: string,
+  write: { offset: number; length: number; pattern: number },
+): Promise<void> {
+  await run('qemu-io', [
+    '-f',
+    format,
+    '-c',
+    `write -P ${write.pattern} ${write.offset} ${write.length}`,
+    file,
+  ]);
+}
+
+/** Whether an image that may be in use as a read-only base holds `pattern` there. */
+export async function hasPattern(
+  file: string,
+  format: string,
+  read: { offset: number; length: number; pattern: number },
+): Promise<boolean> {
+  const { stdout } = await run(
+    'qemu-io',
+    ['-U', '-r', '-f', format, '-c', `read -P ${read.pattern} ${read.offset} ${read.length}`, file],
+    {
+      accept: [1],
+    },
+  );
+  return (
+    !stdout.includes('Pattern verification failed') &&
+    stdout.includes(`read ${read.length}/${read.length} bytes`)
+  );
+}
