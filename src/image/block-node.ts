@@ -1,0 +1,38 @@
+import type { ImageChain, ImageFile, ImageLayer } from './image-layer.js';
+
+/** A block node as QEMU's blockdev-add takes it. */
+export type BlockNode = Readonly<Record<string, unknown>>;
+
+/** The node of a file itself. As JSON, no character in a name is special to QEMU. */
+function fileNode(file: ImageFile): BlockNode {
+  return { driver: file.device ? 'host_device' : 'file', filename: file.path };
+}
+
+/** Formats whose images can have a backing file that QEMU opens; the nodes of the others take no `backing`. */
+const WITH_BACKING: readonly string[] = ['qcow2', 'qcow', 'qed', 'vmdk'];
+
+function formatNode(layer: ImageFile & { readonly format: string }, backing: BlockNode | null): BlockNode {
+  const below = WITH_BACKING.includes(layer.format) ? { backing } : {};
+  return { driver: layer.format, 'read-only': true, file: fileNode(layer), ...below };
+}
+
+/** The node of one image without its backing file. */
+export function imageNode(image: ImageFile & { readonly format: string }): BlockNode {
+  return formatNode(image, null);
+}
+
+/**
+ * The node of a whole chain, with driver and file of each layer spelled out: QEMU neither probes a format nor follows a name
+ * from an image's header.
+ */
+export function chainNode(layers: ImageChain): BlockNode {
+  const [top, ...below] = layers;
+  const node = (layer: ImageLayer, backing: BlockNode | null) => ({
+    ...formatNode(layer, backing),
+    ...(layer.dataFile === undefined ? {} : { 'data-file': fileNode(layer.dataFile) }),
+  });
+  return node(
+    top,
+    below.reduceRight<BlockNode | null>((backing, layer) => node(layer, backing), null),
+  );
+}
