@@ -1,0 +1,206 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { Command, Option } from 'commander';
+import { ChunkmountError, usage } from '../errors.js';
+import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
+import { type RestoreResult, restoreDisk } from '../restore/restore-disk.js';
+import { restoreToStream } from '../restore/restore-stream.js';
+import { countOf, formatBytes } from '../restore/sizes.js';
+import type { Compression } from '../restore/to-qcow2.js';
+import { Tree } from '../restore/tree.js';
+import type { CommandContext, CommandModule } from './context.js';
+
+export interface RestoreOptions {
+  readonly tree: string;
+  /** Targets; all disks of the tree if undefined. */
+  readonly disks?: readonly string[] | undefined;
+  /** A file, a block device, a directory, or `-` for standard output. */
+  readonly to: string;
+  /** By the target's extension if undefined. */
+  readonly format?: 'raw' | 'qcow2' | undefined;
+  readonly compression?: Compression | undefined;
+  readonly force: boolean;
+  readonly delta: boolean;
+  readonly keepGoing: boolean;
+  readonly json: boolean;
+}
+
+const STDOUT = '-';
+/** A person reads no more; `--json` has them all. */
+const MAX_SHOWN = 100;
+
+const HELP = `
+Rebuilds the image of a disk from a tree, or any plain copy of one. Every chunk is checked against the sums while it is
+read. A file appears under its name when it is complete and on disk; interrupted, the same command goes on.
+
+--to may be
+  a new file          raw, or qcow2 if it ends in .qcow2; chunks of zeros become holes
+  a block device      of at least the disk's size, with --force or --delta
+  a directory         gets a file for each disk, vda.raw or vda.qcow2; with a / at the end it is made
+  -                   writes a raw image to standard output
+
+Exit status: 0 restored; 1 failed; 2 wrong usage; 3 another restore to the same file is running; 4 chunks are missing
+or corrupt (with --keep-going: restored, except for those listed); 128+n ended by signal n.
+
+Examples:
+  chunkmount restore /backup/mail01 --to=/var/lib/libvirt/images/mail01.qcow2 --disk=vda
+  chunkmount restore /backup/mail01 --to=/var/lib/libvirt/images/mail01/
+  chunkmount restore /backup/mail01 --disk=vda --to=/dev/vg0/mail01 --force
+  chunkmount restore /backup/mail01 --disk=vda --to=/dev/vg0/mail01 --delta     roll back: writes only what differs
+  chunkmount restore /backup/mail01 --disk=vda --to=- | ssh host 'dd of=/dev/vg0/mail01 bs=1M'`;
+
+export const restoreCommand: CommandModule = (context) =>
+  new Command('restore')
+    .summary('rebuild disk images from a tree')
+    .description('Rebuilds disk images from a tree.')
+    .argument('<tree>', 'the directory that holds manifest.json')
+    .requiredOption('--to <path>', 'file, block device, directory, or - for standard output')
+    .option('--disk <targets>', 'only these disks, separated by commas', splitList)
+    .addOption(new Option('--format <format>', 'format of the image').choices(['raw', 'qcow2']))
+    .addOption(
+      new Option('--compress [method]', 'compress a qcow2 image').choices(['zlib', 'zstd']).preset('zlib'),
+    )
+    .option('--force', 'replace an existing file, overwrite a block device', false)
+    .option(
+      '--delta',
+      'bring an existing raw image or block device up to date, writing only what differs',
+      false,
+    )
+    .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
+    .addHelpText('after', HELP)
+    .action(async (tree: string, _options, command: Command) => {
+      const given = command.optsWithGlobals();
+      const { disk: disks, to, format, compress: compression, force, delta, keepGoing } = given;
+      const options = {
+        tree,
+        disks,
+        to,
+        format,
+        compression,
+        force,
+        delta,
+        keepGoing,
+        json: given.json === true,
+      };
+      await runRestore(options, context());
+    });
+
+function splitList(text: string): string[] {
+  return text.split(',').filter((item) => item !== '');
+}
+
+/**
+ * Restores disks of a tree. Writes the paths of the images to stdout, or one JSON object, or the image itself. Throws an error of kind
+ * `integrity` when chunks were damaged, with `keepGoing` after everything else has been done.
+ */
+export async function runRestore(options: RestoreOptions, context: CommandContext): Promise<void> {
+  const tree = Tree.open(options.tree);
+  try {
+    const targets = options.disks ?? tree.manifest.disks.map((disk) => disk.target);
+    for (const target of targets) tree.disk(target);
+    if (options.to === STDOUT) await toStdout(tree, targets, options, context);
+    else await toPaths(tree, targets, options, context);
+  } finally {
+    tree.close();
+  }
+}
+
+/** The one disk that a place for one disk is meant for. */
+function single(tree: Tree, targets: readonly string[]): string {
+  const [first, second] = targets;
+  if (first !== undefined && second === undefined) return first;
+  throw usage(`${tree.root} has ${targets.length} disks: ${targets.join(', ')}`, {
+    hint: `choose one with --disk, or restore all to a directory: --to=DIR/`,
+  });
+}
+
+async function toStdout(
+  tree: Tree,
+  targets: readonly string[],
+  options: RestoreOptions,
+  { reporter, stdout, signal }: CommandContext,
+): Promise<void> {
+  const { keepGoing, json, delta, format = 'raw', compression } = options;
+  if (format !== 'raw' || compression !== undefined || delta || json) {
+    throw usage('--to=- gives a raw image and nothing else', {
+      hint: 'leave out --format, --compress, --delta and --json',
+    });
+  }
+  if ('isTTY' in stdout && stdout.isTTY === true) {
+    throw usage('an image is nothing for a terminal', { hint: 'redirect the output to a file or a program' });
+  }
+  const target = single(tree, targets);
+  const { damage, damageCount } = await restoreToStream(tree, target, stdout, {
+    reporter,
+    signal,
+    keepGoing,
+  });
+  finish(tree, [{ disk: target, damage, damageCount }], { reporter });
+}
+
+/** Where each disk goes. */
+function destinations(tree: Tree, targets: readonly string[], options: RestoreOptions): Map<string, string> {
+  const { to, format = 'raw' } = options;
+  if (to.endsWith('/')) fs.mkdirSync(to, { recursive: true, mode: 0o700 });
+  if (fs.statSync(to, { throwIfNoEntry: false })?.isDirectory() === true) {
+    return new Map(targets.map((target) => [target, path.join(to, `${target}.${format}`)]));
+  }
+  return new Map([[single(tree, targets), to]]);
+}
+
+async function toPaths(
+  tree: Tree,
+  targets: readonly string[],
+  options: RestoreOptions,
+  context: CommandContext,
+): Promise<void> {
+  const { compression, force, delta, keepGoing } = options;
+  const results: RestoreResult[] = [];
+  for (const [target, to] of destinations(tree, targets, options)) {
+    const format = options.format ?? (to.endsWith('.qcow2') ? 'qcow2' : 'raw');
+    const request = { to, format, compression, force, delta, keepGoing };
+    const result = await restoreDisk(tree, target, request, context);
+    context.reporter.notice(summary(result));
+    if (!options.json) context.stdout.write(`${result.to}\n`);
+    results.push(result);
+  }
+  if (options.json) context.stdout.write(`${JSON.stringify({ tree: tree.root, disks: results }, null, 2)}\n`);
+  finish(tree, results, context);
+}
+
+function summary({ disk, to, size, chunks, written, unchanged, zero }: RestoreResult): string {
+  const parts = [
+    `${written} of ${countOf(chunks, 'chunk')} written`,
+    ...(unchanged > 0 ? [`${unchanged} were there already`] : []),
+    ...(zero > 0 ? [`${zero} are zeros`] : []),
+  ];
+  return `${disk} (${formatBytes(size)}) restored to ${to}: ${parts.join(', ')}`;
+}
+
+interface Damaged {
+  readonly disk: string;
+  readonly damage: readonly ChunkDamage[];
+  readonly damageCount: number;
+}
+
+/** Lists what was damaged, and throws if anything was. */
+function finish(
+  tree: Tree,
+  results: readonly Damaged[],
+  { reporter }: Pick<CommandContext, 'reporter'>,
+): void {
+  const damage = results.flatMap((result) => result.damage);
+  const count = results.reduce((sum, result) => sum + result.damageCount, 0);
+  if (count === 0) return;
+  const runs = joinDamages(damage);
+  for (const run of runs.slice(0, MAX_SHOWN)) reporter.warn(describeRun(run));
+  if (runs.length > MAX_SHOWN) reporter.warn(`and ${runs.length - MAX_SHOWN} more: --json lists them`);
+  throw new ChunkmountError(
+    'integrity',
+    `${countOf(count, 'chunk')} of ${tree.root} could not be restored as backed up`,
+    {
+      hint: 'they are zeros now, or could not be checked; take them from another copy of this backup and use --delta',
+      details: { count },
+    },
+  );
+}

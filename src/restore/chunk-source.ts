@@ -1,0 +1,256 @@
+import * as fs from 'node:fs';
+import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
+import { CHUNKS_PER_DIRECTORY, chunkLength } from '../chunks/geometry.js';
+import type { ManifestDisk } from '../chunks/manifest.js';
+import { chunkName, chunkPath, directoryName, formatHash } from '../chunks/paths.js';
+import { ChunkmountError, systemCode } from '../errors.js';
+import { DamageError, type DamageKind } from './damage.js';
+import { readFully } from './full-io.js';
+import { readSums, type Sums } from './sums.js';
+import type { Tree } from './tree.js';
+import { isWrongType, listNames, openDirectory, openFile, statFile } from './tree-files.js';
+
+/** No directory is open, or there is none to open. */
+const NONE = -1;
+
+/** What a worker thread needs to read the same disk. Descriptors are those of the whole process. */
+export interface SharedSource {
+  readonly root: string;
+  readonly disk: ManifestDisk;
+  readonly sums: Pick<Sums, 'hashes' | 'lost'>;
+  readonly directory: number;
+}
+
+export interface OpenOptions {
+  /** Open it even if the sums file is missing or damaged; the chunks concerned are then `unverified`. */
+  readonly evenWithoutSums?: boolean;
+}
+
+/**
+ * Reads the chunks of one disk of a tree, for one thread. The tree is untrusted: no link is followed, and a chunk is what its
+ * file's size and its hash in the sums file say, or a DamageError.
+ */
+export class ChunkSource {
+  /** Number and descriptor of the chunk directory that was used last. */
+  #openNumber = NONE;
+  #openFd = NONE;
+  readonly #found = new Uint32Array(2);
+  readonly #zeros: Buffer;
+  readonly #zeroHashes: readonly [Uint32Array, Uint32Array];
+
+  private constructor(
+    private readonly shared: SharedSource,
+    private readonly hasher: ChunkHasher,
+    private readonly owner: boolean,
+  ) {
+    const { disk } = shared;
+    this.#zeros = Buffer.alloc(disk.chunkSize);
+    const last = disk.chunkCount === 0 ? 0 : chunkLength(disk, disk.chunkCount - 1);
+    this.#zeroHashes = [this.#hashOfZeros(disk.chunkSize), this.#hashOfZeros(last)];
+  }
+
+  /**
+   * Opens the disk called `target`. Throws a usage error if there is none, and an error of kind `integrity` if its sums
+   * file is missing or damaged, unless told to go on without.
+   */
+  static async open(tree: Tree, target: string, options: OpenOptions = {}): Promise<ChunkSource> {
+    const disk = tree.disk(target);
+    const sums = readSums(tree, disk);
+    const [problem] = sums.problems;
+    if (problem !== undefined && options.evenWithoutSums !== true) throw problem;
+    return ChunkSource.withSums(tree, disk, sums);
+  }
+
+  /** Opens a disk whose sums have been read before. */
+  static async withSums(tree: Tree, disk: ManifestDisk, sums: Sums): Promise<ChunkSource> {
+    const { hashes, lost } = sums;
+    const hasher = await createHasher();
+    const directory = openDiskDirectory(tree, disk);
+    return new ChunkSource({ root: tree.root, disk, sums: { hashes, lost }, directory }, hasher, true);
+  }
+
+  /** The same source in another thread; the one that it was shared from must stay open. */
+  static async fromShared(shared: SharedSource): Promise<ChunkSource> {
+    return new ChunkSource(shared, await createHasher(), false);
+  }
+
+  share(): SharedSource {
+    return this.shared;
+  }
+
+  get root(): string {
+    return this.shared.root;
+  }
+
+  get disk(): ManifestDisk {
+    return this.shared.disk;
+  }
+
+  get sums(): Pick<Sums, 'hashes' | 'lost'> {
+    return this.shared.sums;
+  }
+
+  /** Bytes that a buffer for `read` must have: one more than a chunk, so that a file that is too long shows itself. */
+  get bufferLength(): number {
+    return this.disk.chunkSize + 1;
+  }
+
+  /** A buffer for `read`. */
+  buffer(): Buffer {
+    return Buffer.allocUnsafeSlow(this.bufferLength);
+  }
+
+  /** Bytes in chunk `index`. */
+  lengthOf(index: number): number {
+    return chunkLength(this.disk, index);
+  }
+
+  /** Whether the chunk's line in the sums file is lost. */
+  isLost(index: number): boolean {
+    return this.sums.lost !== undefined && this.sums.lost[index] === 1;
+  }
+
+  /** Whether the sums say that the chunk is all zeros. An equal hash is no proof of it: `holdsZeros` is. */
+  isZero(index: number): boolean {
+    const zero = this.#zeroHashes[index === this.disk.chunkCount - 1 ? 1 : 0];
+    return !this.isLost(index) && this.#hasHash(index, zero);
+  }
+
+  /** Whether the first `length` bytes of a buffer are zeros. */
+  holdsZeros(buffer: Uint8Array, length: number): boolean {
+    return Buffer.compare(buffer.subarray(0, length), this.#zeros.subarray(0, length)) === 0;
+  }
+
+  /** Whether `data` is what chunk `index` should be. False for a chunk whose line is lost. */
+  matches(index: number, data: Uint8Array): boolean {
+    if (this.isLost(index)) return false;
+    this.hasher.hash(data, this.#found, 0);
+    return this.#hasHash(index, this.#found);
+  }
+
+  /**
+   * Reads chunk `index` into `buffer` (of `bufferLength` bytes) and checks its size, not its content. Returns its length in
+   * bytes. Throws DamageError.
+   */
+  read(index: number, buffer: Uint8Array): number {
+    const length = this.lengthOf(index);
+    if (buffer.byteLength <= length) throw new RangeError('the buffer must be longer than a chunk');
+    let fd = NONE;
+    let got: number;
+    try {
+      fd = openFile(this.#directoryOf(index), chunkName(index));
+      got = readFully(fd, buffer, length + 1, 0);
+      if (got !== length) throw this.#wrongSize(index, fs.fstatSync(fd), length);
+    } catch (error) {
+      throw error instanceof DamageError ? error : this.#openFailed(index, error);
+    } finally {
+      if (fd !== NONE) fs.closeSync(fd);
+    }
+    return length;
+  }
+
+  /** Throws DamageError unless the first `length` bytes of `buffer` are what chunk `index` should be. */
+  check(index: number, buffer: Uint8Array, length: number): void {
+    if (this.isLost(index)) throw this.#damage('unverified', index, '', '');
+    if (this.isZero(index) && this.holdsZeros(buffer, length)) return;
+    if (this.matches(index, buffer.subarray(0, length))) return;
+    throw this.#damage('hash', index, this.expected(index), formatHash(this.#found[0]!, this.#found[1]!));
+  }
+
+  /** The hash in the sums file: 16 hex digits, or `unknown`. */
+  expected(index: number): string {
+    const { hashes } = this.sums;
+    return this.isLost(index) ? 'unknown' : formatHash(hashes[index * 2]!, hashes[index * 2 + 1]!);
+  }
+
+  /** Throws DamageError unless the chunk's file is there and has the right size; its content is not read. */
+  checkSize(index: number): void {
+    const length = this.lengthOf(index);
+    try {
+      const stat = statFile(this.#directoryOf(index), chunkName(index));
+      if (!stat.isFile() || stat.size !== length) throw this.#wrongSize(index, stat, length);
+    } catch (error) {
+      throw error instanceof DamageError ? error : this.#openFailed(index, error);
+    }
+  }
+
+  /** The names in chunk directory `number`, strays included; none if it cannot be opened. */
+  *names(number: number): Generator<string, void, undefined> {
+    let fd: number;
+    try {
+      fd = this.#directoryOf(number * CHUNKS_PER_DIRECTORY);
+    } catch {
+      return;
+    }
+    yield* listNames(fd);
+  }
+
+  close(): void {
+    if (this.#openFd !== NONE) fs.closeSync(this.#openFd);
+    this.#openFd = NONE;
+    this.#openNumber = NONE;
+    if (this.owner && this.shared.directory !== NONE) fs.closeSync(this.shared.directory);
+  }
+
+  /** Descriptor of the directory that holds the chunk. Throws system errors. */
+  #directoryOf(index: number): number {
+    const number = Math.floor(index / CHUNKS_PER_DIRECTORY);
+    if (number === this.#openNumber) return this.#openFd;
+    if (this.#openFd !== NONE) fs.closeSync(this.#openFd);
+    this.#openNumber = NONE;
+    this.#openFd = NONE;
+    this.#openFd = openDirectory(this.shared.directory, directoryName(number));
+    this.#openNumber = number;
+    return this.#openFd;
+  }
+
+  #hashOfZeros(length: number): Uint32Array {
+    const hash = new Uint32Array(2);
+    this.hasher.hash(this.#zeros.subarray(0, length), hash, 0);
+    return hash;
+  }
+
+  #hasHash(index: number, hash: Uint32Array): boolean {
+    const { hashes } = this.sums;
+    return hashes[index * 2] === hash[0] && hashes[index * 2 + 1] === hash[1];
+  }
+
+  #wrongSize(index: number, stat: fs.Stats, length: number): DamageError {
+    if (!stat.isFile()) return this.#damage('unsafe', index, this.expected(index), 'no plain file');
+    return this.#damage('size', index, String(length), String(stat.size));
+  }
+
+  #openFailed(index: number, error: unknown): DamageError {
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    const kind: DamageKind = code === 'ENOENT' ? 'missing' : isWrongType(error) ? 'unsafe' : 'unreadable';
+    const found = kind === 'missing' ? 'nothing' : kind === 'unsafe' ? 'a link, or below a link' : code;
+    return this.#damage(kind, index, this.expected(index), found);
+  }
+
+  #damage(kind: DamageKind, index: number, expected: string, found: string): DamageError {
+    const disk = this.disk.target;
+    return new DamageError(this.root, {
+      kind,
+      disk,
+      chunk: index,
+      path: `${disk}/${chunkPath(index)}`,
+      expected,
+      found,
+    });
+  }
+}
+
+/** The disk's directory, or NONE when there is none: then all of its chunks are missing, and each one says so. */
+function openDiskDirectory(tree: Tree, disk: ManifestDisk): number {
+  try {
+    return openDirectory(tree.fd, disk.target);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return NONE;
+    if (!isWrongType(error)) throw error;
+    throw new ChunkmountError('integrity', `${tree.root}/${disk.target} is a link or no directory`, {
+      hint: 'a tree holds plain files and directories only; take the directory from another copy of this backup',
+      cause: error,
+    });
+  }
+}

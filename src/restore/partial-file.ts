@@ -1,0 +1,151 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import * as v from 'valibot';
+import { createHasher } from '../chunks/chunk-hash.js';
+import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
+import { formatHash } from '../chunks/paths.js';
+import { ChunkmountError, failed, systemCode } from '../errors.js';
+import { fsyncDirectory, readIfExists } from '../host/durable.js';
+import { run } from '../host/exec.js';
+import type { ChunkSource } from './chunk-source.js';
+
+/**
+ * An image is restored into `.<name>.chunkmount-part` beside its target, and gets its name when it is complete and on disk.
+ * Beside it, `….json` says which disk it is to become and how far it may have come. That record only saves time. Nothing that is
+ * in a partial file is believed: whatever may have been written is read and hashed again, and whatever lies behind is cut off.
+ */
+const SUFFIX = '.chunkmount-part';
+
+/** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
+const FLOCK_CONFLICT_EXIT_CODE = 75;
+
+const recordSchema = v.object({
+  format: v.literal('chunkmount-restore'),
+  version: v.literal(1),
+  /** What `identify` gave. */
+  source: v.string(),
+  /** No chunk from this one on has been written. */
+  reached: v.pipe(v.number(), v.safeInteger(), v.minValue(0), v.maxValue(MAX_CHUNK_COUNT)),
+});
+
+type PartialRecord = v.InferOutput<typeof recordSchema>;
+
+/** Which disk of which backup: what all its sums and its shape come to. */
+async function identify(source: ChunkSource): Promise<string> {
+  const { target, size, chunkSize } = source.disk;
+  const { buffer, byteOffset, byteLength } = source.sums.hashes;
+  const hash = new Uint32Array(2);
+  (await createHasher()).hash(new Uint8Array(buffer, byteOffset, byteLength), hash, 0);
+  return `${target} ${size} ${chunkSize} ${formatHash(hash[0]!, hash[1]!)}`;
+}
+
+function parseRecord(text: string | undefined): PartialRecord | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return v.parse(recordSchema, JSON.parse(text));
+  } catch {
+    return undefined;
+  }
+}
+
+function open(file: string): number {
+  const { O_CREAT, O_NOFOLLOW, O_RDWR } = fs.constants;
+  let fd: number;
+  try {
+    fd = fs.openSync(file, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+  } catch (error) {
+    throw failed(`${file} cannot be written: ${systemCode(error) ?? error}`, { cause: error });
+  }
+  const stat = fs.fstatSync(fd);
+  // In a directory that others may write to, somebody could have put a file of theirs there.
+  if (stat.isFile() && stat.nlink === 1 && stat.uid === process.geteuid?.()) return fd;
+  fs.closeSync(fd);
+  throw failed(`${file} is not a partial image of ours`, { hint: 'look at it and remove it' });
+}
+
+/** flock(2) belongs to the open file, which flock(1) shares with us, and ends with our process, however that ends. */
+async function lock(fd: number, file: string, target: string): Promise<void> {
+  const accept = [FLOCK_CONFLICT_EXIT_CODE];
+  const args = ['-x', '-n', '-E', String(FLOCK_CONFLICT_EXIT_CODE), '3'];
+  const { exitCode } = await run('flock', args, { descriptors: [fd], accept });
+  const there = fs.statSync(file, { throwIfNoEntry: false });
+  if (exitCode === 0 && there?.ino === fs.fstatSync(fd).ino) return;
+  throw new ChunkmountError('locked', `another command is restoring to ${target}`, {
+    hint: 'wait until it has ended',
+  });
+}
+
+/** Only root can give a file away; for anybody else it stays theirs, which is what cp does. */
+function inherit(file: string, replaced: fs.Stats): void {
+  if (process.geteuid?.() === 0) fs.chownSync(file, replaced.uid, replaced.gid);
+  fs.chmodSync(file, replaced.mode & 0o777);
+}
+
+/** A partly restored image. */
+export class PartialFile {
+  private constructor(
+    readonly fd: number,
+    readonly file: string,
+    private readonly target: string,
+    private readonly source: string,
+    /** Chunks below this one may be there already; everything behind is a hole. */
+    readonly compareBelow: number,
+    /** How many bytes an earlier restore of another backup had left, which are gone. */
+    readonly discarded: number,
+  ) {}
+
+  static paths(target: string): { part: string; record: string } {
+    const part = path.join(path.dirname(target), `.${path.basename(target)}${SUFFIX}`);
+    return { part, record: `${part}.json` };
+  }
+
+  /** Makes or reopens the partial file for `target`, as large as the disk. Throws kind `locked` if another process has it. */
+  static async open(target: string, source: ChunkSource): Promise<PartialFile> {
+    const { part, record } = PartialFile.paths(target);
+    const identity = await identify(source);
+    const fd = open(part);
+    try {
+      await lock(fd, part, target);
+      const { size, chunkSize, chunkCount } = source.disk;
+      const before = fs.fstatSync(fd).size;
+      const known = parseRecord(readIfExists(record));
+      const mine = before > 0 && known?.source === identity;
+      const reached = mine ? Math.min(known.reached, chunkCount) : 0;
+      fs.ftruncateSync(fd, Math.min(reached * chunkSize, size));
+      fs.ftruncateSync(fd, size);
+      return new PartialFile(fd, part, target, identity, reached, mine ? 0 : before);
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Notes that chunks below `reached` may have been written, for a restore that goes on from here. */
+  note(reached: number): void {
+    const record: PartialRecord = { format: 'chunkmount-restore', version: 1, source: this.source, reached };
+    const { record: file } = PartialFile.paths(this.target);
+    const temporary = `${file}.tmp`;
+    // No fsync: a lost or old record costs time, never correctness.
+    fs.rmSync(temporary, { force: true });
+    fs.writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: 'wx' });
+    fs.renameSync(temporary, file);
+  }
+
+  /**
+   * Gives `file` (this one, or what was made of it, on disk already) the target's name. What it replaces hands down its owner and
+   * mode. Afterwards nothing of the partial file is left.
+   */
+  publish(file: string = this.file): void {
+    const replaced = fs.statSync(this.target, { throwIfNoEntry: false });
+    if (replaced !== undefined) inherit(file, replaced);
+    fs.renameSync(file, this.target);
+    const { part, record } = PartialFile.paths(this.target);
+    fs.rmSync(part, { force: true });
+    fs.rmSync(record, { force: true });
+    fsyncDirectory(path.dirname(this.target));
+  }
+
+  close(): void {
+    fs.closeSync(this.fd);
+  }
+}

@@ -1,0 +1,88 @@
+import { ChunkmountError, failed, systemCode } from '../errors.js';
+import { ChunkSource } from './chunk-source.js';
+import { type ChunkDamage, DamageError } from './damage.js';
+import { interrupted, type RestoreContext } from './restore-request.js';
+import type { Tree } from './tree.js';
+import { MAX_LISTED } from './worker-pool.js';
+
+export interface StreamResult {
+  /** In order of chunk, at most MAX_LISTED. */
+  readonly damage: readonly ChunkDamage[];
+  readonly damageCount: number;
+}
+
+/** Resolves when the stream has taken the bytes, so that their buffer can be used again. */
+function write(stream: NodeJS.WritableStream, data: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.write(data, (error) => (error == null ? resolve() : reject(error)));
+  });
+}
+
+/**
+ * Writes a disk of a tree, in order and whole, to a stream. Every chunk is checked before it is written. A damaged one ends it with
+ * DamageError, when all before it has been written; with `keepGoing` zeros take its place.
+ */
+export async function restoreToStream(
+  tree: Tree,
+  disk: string,
+  stream: NodeJS.WritableStream,
+  options: RestoreContext & { readonly keepGoing: boolean },
+): Promise<StreamResult> {
+  const source = await ChunkSource.open(tree, disk, { evenWithoutSums: options.keepGoing });
+  const task = options.reporter.progress(`restoring ${disk}`, source.disk.size);
+  // The error is the write's that failed; without a listener it would end the process, too.
+  const ignore = () => {};
+  stream.on('error', ignore);
+  try {
+    return await copy(source, stream, options, (bytes) => task.advance(bytes));
+  } catch (error) {
+    if (error instanceof ChunkmountError) throw error;
+    throw failed(`the output cannot be written: ${systemCode(error) ?? error}`, { cause: error });
+  } finally {
+    stream.off('error', ignore);
+    task.end();
+    source.close();
+  }
+}
+
+async function copy(
+  source: ChunkSource,
+  stream: NodeJS.WritableStream,
+  { keepGoing, signal }: RestoreContext & { readonly keepGoing: boolean },
+  advance: (bytes: number) => void,
+): Promise<StreamResult> {
+  const damage: ChunkDamage[] = [];
+  let damageCount = 0;
+  const buffer = source.buffer();
+  for (let index = 0; index < source.disk.chunkCount; index++) {
+    if (signal.aborted)
+      throw interrupted(source.disk.target, 'what has been written is the beginning of the disk');
+    const { length, error } = readOrZeros(source, index, buffer);
+    if (error !== undefined) {
+      if (!keepGoing) throw error;
+      damageCount++;
+      if (damage.length < MAX_LISTED) damage.push(error.damage);
+    }
+    await write(stream, buffer.subarray(0, length));
+    advance(length);
+  }
+  return { damage, damageCount };
+}
+
+/** Reads and checks a chunk. If it is damaged, there are zeros in the buffer, or what could not be checked. */
+function readOrZeros(
+  source: ChunkSource,
+  index: number,
+  buffer: Buffer,
+): { length: number; error?: DamageError } {
+  const length = source.lengthOf(index);
+  try {
+    source.read(index, buffer);
+    source.check(index, buffer, length);
+    return { length };
+  } catch (error) {
+    if (!(error instanceof DamageError)) throw error;
+    if (error.damage.kind !== 'unverified') buffer.fill(0, 0, length);
+    return { length, error };
+  }
+}

@@ -1,0 +1,88 @@
+/** Worker thread: copies chunks of a tree to their places in a file or block device. */
+import { workerData } from 'node:worker_threads';
+import { failed, messageOf, systemCode } from '../errors.js';
+import { ChunkSource, type SharedSource } from './chunk-source.js';
+import { readFully, writeFullyAt } from './full-io.js';
+import { type SharedQueue, WorkQueue } from './work-queue.js';
+import { workOff } from './worker-loop.js';
+
+export interface RestoreTask {
+  readonly source: SharedSource;
+  readonly queue: SharedQueue;
+  /** Open for reading and writing, in the whole process. */
+  readonly targetFd: number;
+  /** What to call the target in errors. */
+  readonly target: string;
+  /** Chunks below this one may be there already: they are read and hashed, and written only if they differ. */
+  readonly compareBelow: number;
+  /** What the target holds from `compareBelow` on: nothing but zeros, or who knows what. */
+  readonly rest: 'zeros' | 'unknown';
+  /** Write zeros for damaged chunks, and what cannot be checked as it is. */
+  readonly keepGoing: boolean;
+}
+
+const task = workerData as RestoreTask;
+const source = await ChunkSource.fromShared(task.source);
+const queue = new WorkQueue(task.queue);
+const { disk } = source;
+const chunk = source.buffer();
+const present = Buffer.allocUnsafeSlow(disk.chunkSize);
+
+/** Whether chunk `index` is in the target already. A target that cannot be read is one that has to be written. */
+function isPresent(index: number, length: number, test: (data: Uint8Array) => boolean): boolean {
+  try {
+    const got = readFully(task.targetFd, present, length, index * disk.chunkSize);
+    return got === length && test(present.subarray(0, length));
+  } catch (error) {
+    if (systemCode(error) === 'EIO') return false;
+    throw error;
+  }
+}
+
+function write(index: number, length: number): void {
+  try {
+    writeFullyAt(task.targetFd, chunk, length, index * disk.chunkSize);
+  } catch (error) {
+    throw failed(`${task.target} cannot be written at ${index * disk.chunkSize}: ${messageOf(error)}`, {
+      hint:
+        systemCode(error) === 'ENOSPC'
+          ? 'make room and run the same command again: what has been restored is kept'
+          : 'look at the storage that it is on (dmesg)',
+    });
+  }
+  queue.count('written');
+}
+
+/** Whether the target already holds zeros in the place of a chunk that is not compared by hash. */
+function restIsZero(index: number, length: number): boolean {
+  if (index < task.compareBelow) return false;
+  // Reading keeps the holes of a thin LV, and costs less than writing.
+  return task.rest === 'zeros' || isPresent(index, length, (data) => source.holdsZeros(data, length));
+}
+
+/** Brings the chunk in the buffer to its place. `zero`: it may be all zeros, which then need not be written everywhere. */
+function place(index: number, length: number, zero: boolean): void {
+  if (zero && source.holdsZeros(chunk, length) && restIsZero(index, length)) queue.count('zero');
+  else write(index, length);
+}
+
+function restore(index: number): void {
+  const length = source.lengthOf(index);
+  if (index < task.compareBelow && isPresent(index, length, (data) => source.matches(index, data))) {
+    queue.count('unchanged');
+    return;
+  }
+  source.read(index, chunk);
+  source.check(index, chunk, length);
+  place(index, length, source.isZero(index));
+}
+
+/** With --keep-going: zeros in place of what is damaged; what merely cannot be checked is better than zeros. */
+function replace(damage: { kind: string; chunk: number }): void {
+  const length = source.lengthOf(damage.chunk);
+  if (damage.kind !== 'unverified') chunk.fill(0, 0, length);
+  place(damage.chunk, length, true);
+}
+
+workOff({ queue, work: restore, onDamage: task.keepGoing ? replace : undefined });
+source.close();

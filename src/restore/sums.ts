@@ -1,0 +1,168 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import type { ManifestDisk } from '../chunks/manifest.js';
+import { chunkPath, sumsLineLength } from '../chunks/paths.js';
+import { ChunkmountError, failed } from '../errors.js';
+import { readFully } from './full-io.js';
+import { type Tree, unreadable } from './tree.js';
+import { openFile } from './tree-files.js';
+
+/** Read at once; any size that holds a line does. */
+const PIECE_BYTES = 4 * 1024 * 1024;
+const HASH_DIGITS = 16;
+
+/** ASCII code → value of a lower-case hex digit; -1 for anything else. */
+const DIGIT = new Int8Array(256).fill(-1);
+for (const [value, digit] of [...'0123456789abcdef'].entries()) DIGIT[digit.charCodeAt(0)] = value;
+
+/** The hashes of a disk's chunks. Its arrays are shared memory, so every worker thread sees them. */
+export interface Sums {
+  /** Chunk i: upper 32 bits at 2 i, lower at 2 i + 1. */
+  readonly hashes: Uint32Array;
+  /** 1 for a chunk whose line is lost; undefined if none is. */
+  readonly lost: Uint8Array | undefined;
+  /** What is wrong with the sums file, the first thing first; empty if nothing is. */
+  readonly problems: readonly ChunkmountError[];
+}
+
+/** Eight hex digits as an unsigned number, or -1. */
+function parseWord(bytes: Uint8Array, at: number): number {
+  let word = 0;
+  for (let i = at; i < at + 8; i++) {
+    const digit = DIGIT[bytes[i]!]!;
+    if (digit < 0) return -1;
+    word = word * 16 + digit;
+  }
+  return word;
+}
+
+/** `  vda/0001a2/0001a2f3\n`: what follows the hash in line `index`. */
+function lineTail(target: string, index: number): Buffer {
+  return Buffer.from(`  ${target}/${chunkPath(index)}\n`);
+}
+
+/**
+ * Parses whole lines of the sums file of `target`, the first of which is line `first`, into `hashes` (two words a line).
+ * Calls `onBad` with the number of each line that is not exactly what it should be; its hash is left as it was.
+ */
+export function parseSums(
+  target: string,
+  first: number,
+  bytes: Uint8Array,
+  hashes: Uint32Array,
+  onBad: (line: number) => void,
+): void {
+  const length = sumsLineLength(target);
+  const count = Math.floor(bytes.byteLength / length);
+  let tail = lineTail(target, first);
+  for (let i = 0; i < count; i++) {
+    const at = i * length;
+    if (i > 0) tail = nextTail(tail, target, first + i);
+    const high = parseWord(bytes, at);
+    const low = parseWord(bytes, at + 8);
+    if (high < 0 || low < 0 || !equals(bytes, at + HASH_DIGITS, tail)) {
+      onBad(first + i);
+      continue;
+    }
+    hashes[i * 2] = high;
+    hashes[i * 2 + 1] = low;
+  }
+}
+
+/** Within a directory only the last two digits change: they are patched in, which is ten times as fast as making the text anew. */
+function nextTail(tail: Buffer, target: string, index: number): Buffer {
+  if (index % 256 === 0) return lineTail(target, index);
+  const end = tail.byteLength - 1;
+  tail[end - 2] = hexDigit((index >>> 4) & 15);
+  tail[end - 1] = hexDigit(index & 15);
+  return tail;
+}
+
+function hexDigit(value: number): number {
+  return value < 10 ? 48 + value : 87 + value;
+}
+
+function equals(bytes: Uint8Array, at: number, tail: Uint8Array): boolean {
+  for (let i = 0; i < tail.byteLength; i++) if (bytes[at + i] !== tail[i]) return false;
+  return true;
+}
+
+/**
+ * Reads a disk's sums file. Never throws for its content: what is wrong is in `problems`, and the lines that are lost in
+ * `lost`, so that verify can name everything and a restore with `--keep-going` can go on.
+ */
+export function readSums(tree: Tree, disk: ManifestDisk): Sums {
+  const file = path.join(tree.root, disk.sums);
+  const problems: ChunkmountError[] = [];
+  let fd: number | undefined;
+  try {
+    fd = openFile(tree.fd, disk.sums);
+  } catch (error) {
+    problems.push(unreadable(file, error));
+  }
+  try {
+    return readOpened(fd, file, disk, problems);
+  } finally {
+    if (fd !== undefined) fs.closeSync(fd);
+  }
+}
+
+function readOpened(
+  fd: number | undefined,
+  file: string,
+  disk: ManifestDisk,
+  problems: ChunkmountError[],
+): Sums {
+  const length = sumsLineLength(disk.target);
+  const stat = fd === undefined ? undefined : fs.fstatSync(fd);
+  if (stat !== undefined) checkSize(stat, file, disk, problems);
+  const readable = stat?.isFile() === true ? Math.min(disk.chunkCount, Math.floor(stat.size / length)) : 0;
+  const { hashes, lost } = allocate(disk);
+  let lostCount = disk.chunkCount - readable;
+  lost.fill(1, readable);
+  const piece = Buffer.allocUnsafe(Math.floor(PIECE_BYTES / length) * length);
+  for (let first = 0; first < readable; first += piece.byteLength / length) {
+    const wanted = Math.min(piece.byteLength, (readable - first) * length);
+    const got = readFully(fd!, piece, wanted, first * length);
+    // A file that shrinks under us: the rest of its lines are lost, whatever the buffer still holds.
+    piece.fill(0, got, wanted);
+    parseSums(disk.target, first, piece.subarray(0, wanted), hashes.subarray(first * 2), (line) => {
+      lost[line] = 1;
+      lostCount++;
+      if (problems.length < 1000) problems.push(badLine(file, line));
+    });
+  }
+  return { hashes, lost: lostCount === 0 ? undefined : lost, problems };
+}
+
+function allocate(disk: ManifestDisk): { hashes: Uint32Array; lost: Uint8Array } {
+  try {
+    return {
+      hashes: new Uint32Array(new SharedArrayBuffer(disk.chunkCount * 8)),
+      lost: new Uint8Array(new SharedArrayBuffer(disk.chunkCount)),
+    };
+  } catch (error) {
+    throw failed(`the ${disk.chunkCount} hashes of ${disk.target} do not fit into memory`, { cause: error });
+  }
+}
+
+function checkSize(stat: fs.Stats, file: string, disk: ManifestDisk, problems: ChunkmountError[]): void {
+  const expected = disk.chunkCount * sumsLineLength(disk.target);
+  if (!stat.isFile()) problems.push(sumsError(file, 'is no plain file'));
+  else if (stat.size !== expected) {
+    problems.push(
+      sumsError(file, `has ${stat.size} bytes instead of ${expected}: it is cut off, or of another disk`),
+    );
+  }
+}
+
+function badLine(file: string, line: number): ChunkmountError {
+  return sumsError(file, `is damaged in line ${line + 1}`);
+}
+
+function sumsError(file: string, what: string): ChunkmountError {
+  return new ChunkmountError('integrity', `${file} ${what}`, {
+    hint: `take ${path.basename(file)} from another copy of this backup; --keep-going restores what cannot be checked, too`,
+    details: { file },
+  });
+}
