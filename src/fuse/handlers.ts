@@ -1,4 +1,4 @@
-import { EINVAL, ENOSYS, ENOTTY, ERANGE, EROFS } from './errno.js';
+import { EINVAL, EIO, ENOSYS, ENOTTY, ERANGE, EROFS } from './errno.js';
 import type { Attributes, ReadOnlyFilesystem } from './filesystem.js';
 import { answerInit, MAX_READ } from './wire/init.js';
 import { OPEN_DIRECT_IO, OPEN_KEEP_CACHE, OPEN_NOFLUSH, Opcode, OUT_HEADER_LENGTH } from './wire/protocol.js';
@@ -9,7 +9,7 @@ import type { Request } from './wire/request.js';
 export const REPLY_BUFFER_LENGTH = OUT_HEADER_LENGTH + MAX_READ;
 
 /** Numbers that `list` shows; each thread counts its own. */
-export const COUNTER_NAMES = ['requests', 'stats', 'reads', 'bytesRead', 'errors'] as const;
+export const COUNTER_NAMES = ['requests', 'stats', 'reads', 'bytesRead', 'ioErrors'] as const;
 
 export interface ServedFilesystem {
   readonly filesystem: ReadOnlyFilesystem;
@@ -201,6 +201,6 @@ export function handle(served: ServedFilesystem, request: Request, reply: Reply)
   if (entry === undefined) return reply.error(request, ENOSYS);
   const [handler, payload] = entry;
   const length = request.has(payload) ? handler(served, request, reply) : reply.error(request, EINVAL);
-  if (length === OUT_HEADER_LENGTH && reply.view.getInt32(4, true) < 0) served.counters[4]!++;
+  if (reply.view.getInt32(4, true) === EIO) served.counters[4]!++;
   return length;
 }

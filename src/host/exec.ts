@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { execa, type Options } from 'execa';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
@@ -70,6 +70,8 @@ function options(given: RunOptions) {
     stripFinalNewline: false,
     timeout: given.timeoutMs ?? DEFAULT_TIMEOUT_MS,
     forceKillAfterDelay: 2_000,
+    // A Ctrl-C on the terminal is for us to handle: virsh would abort its block job.
+    detached: true,
     ...(given.input === undefined ? {} : { input: given.input }),
     ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
     ...(given.cwd === undefined ? {} : { cwd: given.cwd }),
@@ -166,6 +168,45 @@ export interface DetachedOptions {
   env?: Readonly<Record<string, string>>;
 }
 
+function spawnInBackground(
+  program: string,
+  args: readonly string[],
+  given: DetachedOptions,
+  channel: readonly 'ipc'[],
+): ChildProcess {
+  const log = openSync(given.logFile, 'a', 0o600);
+  try {
+    return spawn(program, args, {
+      cwd: '/',
+      detached: true,
+      env: { ...process.env, ...given.env, LC_ALL: 'C' },
+      stdio: ['ignore', log, log, ...(given.descriptors ?? []), ...channel],
+    });
+  } finally {
+    closeSync(log);
+  }
+}
+
+/** The child's process number once it runs. Throws CommandError when it cannot be started. */
+async function started(program: string, args: readonly string[], child: ChildProcess): Promise<number> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', reject);
+    });
+  } catch (error) {
+    check(program, args, {
+      code: systemCode(error),
+      isCanceled: false,
+      timedOut: false,
+      originalMessage: messageOf(error),
+    });
+    throw error;
+  }
+  if (child.pid === undefined) throw failed(`${program} could not be started`);
+  return child.pid;
+}
+
 /**
  * Starts a process in its own session that outlives us, with `/` as its working directory. Returns its process number.
  * Throws CommandError when it cannot be started.
@@ -175,28 +216,46 @@ export async function spawnDetached(
   args: readonly string[],
   given: DetachedOptions,
 ): Promise<number> {
-  const log = openSync(given.logFile, 'a', 0o600);
-  try {
-    const child = spawn(program, args, {
-      cwd: '/',
-      detached: true,
-      env: { ...process.env, ...given.env, LC_ALL: 'C' },
-      stdio: ['ignore', log, log, ...(given.descriptors ?? [])],
-    });
-    await new Promise<void>((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', reject);
-    });
-    child.unref();
-    if (child.pid === undefined) throw failed(`${program} could not be started`);
-    return child.pid;
-  } catch (error) {
-    const code = systemCode(error);
-    check(program, args, { code, isCanceled: false, timedOut: false, originalMessage: messageOf(error) });
-    throw error;
-  } finally {
-    closeSync(log);
-  }
+  const child = spawnInBackground(program, args, given, []);
+  const pid = await started(program, args, child);
+  child.unref();
+  return pid;
+}
+
+export interface StartedDaemon {
+  readonly pid: number;
+  /** The first message it sends us; rejects when it ends before, or takes longer than the time limit. */
+  readonly message: Promise<unknown>;
+}
+
+/**
+ * Like `spawnDetached`, for another Node program of ours: it can tell us, over a channel that it should close then, that it is
+ * ready. When we end before, its channel closes.
+ */
+export async function spawnDaemon(
+  script: string,
+  args: readonly string[],
+  given: DetachedOptions & { readonly timeoutMs: number },
+): Promise<StartedDaemon> {
+  const all = [script, ...args];
+  const child = spawnInBackground(process.execPath, all, given, ['ipc']);
+  const message = new Promise<unknown>((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(failed(`the daemon ${script} did not get ready in time`)),
+      given.timeoutMs,
+    );
+    child.once('message', resolve);
+    child.once('exit', (code, signal) =>
+      reject(failed(`the daemon ended at once (${signal ?? `exit code ${code}`})`)),
+    );
+    const done = () => clearTimeout(timer);
+    child.once('message', done);
+    child.once('exit', done);
+  });
+  message.catch(() => {}); // Whoever awaits it gets the error; nobody may be awaiting yet.
+  const pid = await started(process.execPath, all, child);
+  child.unref();
+  return { pid, message };
 }
 
 export interface ForegroundResult {

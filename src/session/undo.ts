@@ -6,6 +6,8 @@ export interface UndoContext {
   readonly journal: Journal;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
+  /** How long a merge into a base may take (`--commit-timeout`); the handler's default if undefined. */
+  readonly commitTimeoutMs?: number | undefined;
 }
 
 /**

@@ -1,0 +1,56 @@
+import { fileURLToPath } from 'node:url';
+import type { SessionTimes } from '../content-index/stable-times.js';
+import type { TransportKind } from '../fuse/transport.js';
+import type { ImageSource } from '../image/sources.js';
+
+export interface DaemonDisk {
+  readonly target: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly chunkSize: number;
+  /** The saved extent map. */
+  readonly extentsFile: string;
+  readonly sources: readonly ImageSource[];
+  /** File of the raw view, if the image needs one. */
+  readonly view: string | undefined;
+}
+
+export interface DaemonFile {
+  readonly name: string;
+  readonly inode: number;
+  readonly path: string;
+  readonly mtime: number;
+  readonly mtimeNs: number;
+}
+
+/** What the mount command leaves for the daemon in `<session>/daemon.json`. Both are of the same version. */
+export interface DaemonConfig {
+  readonly name: string;
+  readonly sessionDirectory: string;
+  readonly indexDirectory: string;
+  readonly transport: TransportKind;
+  readonly mountpoint: string;
+  readonly source: string;
+  readonly directIo: boolean;
+  readonly allowOther: boolean;
+  readonly uid: number;
+  readonly gid: number;
+  readonly rootMtime: number;
+  readonly times: SessionTimes;
+  readonly files: readonly DaemonFile[];
+  readonly disks: readonly DaemonDisk[];
+}
+
+/** What the daemon tells the mount command, once. */
+export type DaemonMessage =
+  | { readonly kind: 'ready'; readonly warnings: readonly string[] }
+  | { readonly kind: 'failed'; readonly message: string; readonly hint: string | undefined };
+
+/** Only the owner reads: it is the content of other people's disks. */
+export const FILE_MODE = 0o400;
+export const DIRECTORY_MODE = 0o500;
+
+/** The daemon's program, and the names of its files in the session's directory. */
+export const DAEMON_SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url));
+export const CONFIG_NAME = 'daemon.json';
+export const LOG_NAME = 'daemon.log';

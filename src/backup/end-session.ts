@@ -1,0 +1,114 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { ChunkmountError, failed } from '../errors.js';
+import { fsyncDirectory } from '../host/durable.js';
+import { rawViewUndo } from '../image/raw-view.js';
+import type { Reporter } from '../report/reporter.js';
+import { Journal } from '../session/journal.js';
+import { Lock } from '../session/lock.js';
+import type { StateDirectory } from '../session/state-directory.js';
+import { type UndoContext, type UndoHandlers, undoAll } from '../session/undo.js';
+import { snapshotUndo } from '../snapshot/select.js';
+import { mountpointUndo } from './mountpoint.js';
+import { readSessionRecord } from './session-record.js';
+import { readStatus } from './status.js';
+import { SERVE, stopServingUndo } from './stop-serving.js';
+
+const HANDLERS: UndoHandlers = { ...snapshotUndo, ...rawViewUndo, ...mountpointUndo, ...stopServingUndo };
+
+/** While somebody may still read the frozen disks, they stay frozen. */
+const BARRIERS: ReadonlySet<string> = new Set([SERVE]);
+
+export interface EndRequest {
+  readonly name: string;
+  readonly state: StateDirectory;
+  /** For the lock's record. */
+  readonly command: string;
+  readonly keepLock: boolean;
+  readonly reporter: Reporter;
+  /** Ends waiting for long work; what is left stays for the next cleanup. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How a session ended. `nothing`: there was none. */
+export type EndResult = { readonly kind: 'ended' } | { readonly kind: 'nothing' };
+
+/**
+ * Undoes a session: unmounts, ends the daemon, gives the VM its disks back. Works after a crash at any point and when run twice.
+ * Throws when something is left (a later cleanup goes on), and when all is undone but the tree was not whole:
+ * then the backup made from it is not good.
+ */
+export async function endSession(request: EndRequest): Promise<EndResult> {
+  const { name, state, reporter } = request;
+  const lock = await Lock.acquire(state.locks, name, { command: request.command, evenIfKept: true });
+  try {
+    const directory = state.session(name);
+    if (!fs.existsSync(directory)) return { kind: 'nothing' };
+    const journal = new Journal(state.journal(name));
+    try {
+      const wasServed = journal.find(SERVE) !== undefined;
+      const damage = () => (wasServed ? damageOf(name, directory) : undefined);
+      const problems = await undoSession({ name, state, journal, reporter, signal: request.signal }, damage);
+      if (problems.length > 0) throw unfinished(name, problems);
+    } finally {
+      journal.close();
+    }
+    return { kind: 'ended' };
+  } finally {
+    lock.release({ keep: request.keepLock });
+  }
+}
+
+function unfinished(name: string, problems: readonly Error[]): ChunkmountError {
+  const [first] = problems;
+  if (problems.length === 1 && first instanceof ChunkmountError) return first;
+  return failed(`${name} could not be cleaned up: ${problems.map(({ message }) => message).join('; ')}`, {
+    hint: `mend that, then run it again: chunkmount cleanup --vm=${name}`,
+    cause: first,
+  });
+}
+
+/**
+ * Undoes what the journal holds. When nothing is left the session's directory goes too. Returns what went wrong.
+ * `inspect` is asked, once the daemon has ended, whether the tree was whole.
+ */
+export async function undoSession(
+  session: UndoContext & { readonly name: string; readonly state: StateDirectory },
+  inspect: () => Error | undefined = () => undefined,
+): Promise<Error[]> {
+  const { name, state } = session;
+  const problems = await undoAll(session, HANDLERS, BARRIERS);
+  if (problems.length > 0) return problems;
+  const damage = inspect();
+  const directory = state.session(name);
+  fs.rmSync(directory, { recursive: true, force: true });
+  fsyncDirectory(path.dirname(directory));
+  return damage === undefined ? [] : [damage];
+}
+
+/** Why the tree that was served was not whole; undefined if it was, or if nobody can have read it. */
+function damageOf(name: string, directory: string): Error | undefined {
+  if (readSessionRecord(directory) === undefined) return undefined;
+  const status = readStatus(directory);
+  if (status === undefined || status.state === 'serving') {
+    return failed(
+      `the daemon of ${name} died before its tree was unmounted: what was copied is not a whole backup`,
+      {
+        hint: 'all is cleaned up; back it up again',
+      },
+    );
+  }
+  const { scan, counters } = status;
+  if (scan.unreadable > 0 || counters.ioErrors > 0) {
+    return failed(`the backup of ${name} is not whole: some of its chunks could not be read`, {
+      hint: 'look for disk errors (dmesg) or a snapshot that ran full, and back it up again',
+      details: { unreadable: scan.unreadable, ioErrors: counters.ioErrors },
+    });
+  }
+  if (status.state === 'failed') {
+    return failed(status.error ?? `the daemon of ${name} failed`, {
+      hint: 'the backup is good, but the next one may send chunks again that did not change',
+    });
+  }
+  return undefined;
+}

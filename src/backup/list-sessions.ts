@@ -1,0 +1,118 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { mountAt } from '../host/mountinfo.js';
+import { Journal, type JournalEntry } from '../session/journal.js';
+import { listLocks } from '../session/lock.js';
+import type { StateDirectory } from '../session/state-directory.js';
+import { readSessionRecord, type SessionRecord } from './session-record.js';
+import { type DaemonStatus, readStatus } from './status.js';
+
+/**
+ * mounted: all is well; dead: the daemon or its mount is gone; failed: chunks could not be read; incomplete: beginning or
+ * cleaning up was cut off, and `cleanup` has to go on; locked: there is no session, but a lock.
+ */
+export type SessionState = 'mounted' | 'dead' | 'failed' | 'incomplete' | 'locked';
+
+/** A file that grows with what the guest writes while the session lasts. */
+export interface GrowingSpace {
+  readonly path: string;
+  /** Bytes that it takes up now. */
+  readonly used: number;
+  /** Bytes left where it lies. */
+  readonly free: number;
+}
+
+export interface SessionSummary {
+  readonly name: string;
+  readonly state: SessionState;
+  readonly mountpoint: string | null;
+  /** ISO 8601. */
+  readonly since: string | null;
+  /** Seconds. */
+  readonly age: number | null;
+  readonly disks: SessionRecord['disks'];
+  readonly space: readonly GrowingSpace[];
+  readonly daemon: DaemonStatus | null;
+  /** What is still to be undone, by journal kind. */
+  readonly pending: readonly string[];
+  /** Kept by --keep-lock. */
+  readonly kept: boolean;
+}
+
+/** All sessions and kept locks, sorted by name. Never waits for a mount that does not answer longer than a second. */
+export async function listSessions(state: StateDirectory): Promise<SessionSummary[]> {
+  const locks = listLocks(state.locks);
+  const kept = new Set([...locks].filter(([, record]) => record.kept).map(([name]) => name));
+  const names = [...new Set([...state.sessions(), ...kept])].sort();
+  return Promise.all(names.map((name) => summarize(name, state, kept.has(name))));
+}
+
+async function summarize(name: string, state: StateDirectory, kept: boolean): Promise<SessionSummary> {
+  const directory = state.session(name);
+  const entries = pendingEntries(state, name);
+  const record = readSessionRecord(directory);
+  const status = readStatus(directory);
+  const since = record?.begun ?? null;
+  return {
+    name,
+    state: await stateOf(directory, record, status),
+    mountpoint: record?.mountpoint ?? null,
+    since,
+    age: since === null ? null : Math.max(0, Math.round((Date.now() - Date.parse(since)) / 1000)),
+    disks: record?.disks ?? [],
+    space: entries.flatMap(growingSpace),
+    daemon: status ?? null,
+    pending: entries.map(({ kind }) => kind),
+    kept,
+  };
+}
+
+async function stateOf(
+  directory: string,
+  record: SessionRecord | undefined,
+  status: DaemonStatus | undefined,
+): Promise<SessionState> {
+  if (!fs.existsSync(directory)) return 'locked';
+  if (record === undefined) return 'incomplete';
+  if (
+    mountAt(record.mountpoint)?.source.endsWith(`:${record.id}`) !== true ||
+    !(await answers(record.mountpoint))
+  ) {
+    return 'dead';
+  }
+  const bad = status !== undefined && (status.scan.unreadable > 0 || status.counters.ioErrors > 0);
+  return bad ? 'failed' : 'mounted';
+}
+
+/** statfs is never answered from a cache, so a mount whose daemon died shows. */
+async function answers(mountpoint: string): Promise<boolean> {
+  const timeout = new Promise<boolean>((resolve) => setTimeout(resolve, 1000, false).unref());
+  return Promise.race([
+    fs.promises.statfs(mountpoint).then(
+      () => true,
+      () => false,
+    ),
+    timeout,
+  ]);
+}
+
+function pendingEntries(state: StateDirectory, name: string): JournalEntry[] {
+  if (!fs.existsSync(state.journal(name))) return [];
+  try {
+    const journal = new Journal(state.journal(name));
+    journal.close();
+    return journal.pending();
+  } catch {
+    return [];
+  }
+}
+
+function growingSpace({ data }: JournalEntry): GrowingSpace[] {
+  if (typeof data.overlay !== 'string') return [];
+  try {
+    const { bavail, bsize } = fs.statfsSync(path.dirname(data.overlay));
+    return [{ path: data.overlay, used: fs.statSync(data.overlay).blocks * 512, free: bavail * bsize }];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,64 @@
+import * as path from 'node:path';
+import { geometry } from '../chunks/geometry.js';
+import { diskPart } from '../chunks/inodes.js';
+import { failed } from '../errors.js';
+import { saveExtentMap } from '../image/extent-map-file.js';
+import { inspectImage } from '../image/inspect.js';
+import { startRawView } from '../image/raw-view.js';
+import type { Reporter } from '../report/reporter.js';
+import type { Journal } from '../session/journal.js';
+import type { DaemonDisk } from './daemon-config.js';
+import { LOG_NAME } from './daemon-config.js';
+import type { FrozenSourceDisk } from './source.js';
+
+export interface PrepareDisksRequest {
+  readonly disks: readonly FrozenSourceDisk[];
+  /** Bytes. */
+  readonly chunkSize: number;
+  readonly sessionDirectory: string;
+  readonly journal: Journal;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Finds out where the bytes of each frozen disk lie, and starts a raw view of those that only QEMU can decode. */
+export async function prepareDisks(request: PrepareDisksRequest): Promise<DaemonDisk[]> {
+  checkInodes(request.disks);
+  return Promise.all(request.disks.map((disk) => prepareDisk(disk, request)));
+}
+
+async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {
+  const { sessionDirectory, chunkSize, journal, reporter, signal } = request;
+  const { target } = disk;
+  const { virtualSize, layers, extents, sources } = await inspectImage(disk.image, { reporter, signal });
+  geometry(virtualSize, chunkSize);
+  const extentsFile = path.join(sessionDirectory, `${target}.extents`);
+  saveExtentMap(extentsFile, extents);
+  let view: string | undefined;
+  if (sources.some((source) => source.kind === 'view')) {
+    reporter.debug(
+      `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`,
+    );
+    const mountpoint = path.join(sessionDirectory, `${target}.raw`);
+    const logFile = path.join(sessionDirectory, LOG_NAME);
+    view = (await startRawView({ layers, virtualSize, mountpoint, logFile, journal, signal })).path;
+  }
+  return { target, size: virtualSize, chunkSize, extentsFile, sources, view };
+}
+
+/** Inode numbers come from the targets' names alone; see `diskPart`. */
+function checkInodes(disks: readonly FrozenSourceDisk[]): void {
+  const byPart = new Map<number, string>();
+  for (const { target } of disks) {
+    const other = byPart.get(diskPart(target));
+    if (other !== undefined) {
+      throw failed(
+        `disks ${other} and ${target} cannot be in one tree: their inode numbers would be the same`,
+        {
+          hint: `back one of them up under another name: --exclude=${target}`,
+        },
+      );
+    }
+    byPart.set(diskPart(target), target);
+  }
+}

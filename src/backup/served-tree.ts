@@ -1,0 +1,169 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import type { ChunkHasher } from '../chunks/chunk-hash.js';
+import { CHUNKS_PER_DIRECTORY, directoryCount, type Geometry, geometry } from '../chunks/geometry.js';
+import { diskPart } from '../chunks/inodes.js';
+import { type IndexHeader, StoredIndex } from '../content-index/index-file.js';
+import { CHANGED, createRows, DAMAGED_BLOCKS, RESOLVED, UNREADABLE_COUNT } from '../content-index/rows.js';
+import { saveIndex } from '../content-index/save-index.js';
+import { settleRecord } from '../content-index/tree-record.js';
+import type { ChunkTree, TreeDisk, TreeFile } from '../fuse/chunk-tree.js';
+import { loadExtentMap } from '../image/extent-map-file.js';
+import { openSources } from '../image/sources.js';
+import {
+  type DaemonConfig,
+  type DaemonDisk,
+  type DaemonFile,
+  DIRECTORY_MODE,
+  FILE_MODE,
+} from './daemon-config.js';
+
+/** Files up to this size are kept in memory; larger ones (memory states) stay open. */
+const MAX_CONTENT_IN_MEMORY = 1024 * 1024;
+
+/** How far the chunks of a session are known. */
+export interface ScanState {
+  readonly chunks: number;
+  readonly resolved: number;
+  readonly changed: number;
+  readonly unreadable: number;
+  readonly damagedIndexBlocks: number;
+}
+
+interface OpenDisk {
+  readonly served: TreeDisk;
+  readonly stored: StoredIndex | undefined;
+  readonly indexFile: string;
+  readonly header: IndexHeader;
+}
+
+/** The tree of one session in the daemon's memory, and the index it is compared with and saved to. */
+export class ServedTree {
+  readonly tree: ChunkTree;
+  /** Sentences for the user: indexes that could not be used. */
+  readonly warnings: readonly string[];
+  readonly #disks: readonly OpenDisk[];
+
+  constructor(
+    private readonly config: DaemonConfig,
+    private readonly hasher: ChunkHasher,
+  ) {
+    const warnings: string[] = [];
+    this.#disks = config.disks.map((disk) => openDisk(config, disk, hasher, warnings));
+    this.warnings = warnings;
+    this.tree = {
+      uid: config.uid,
+      gid: config.gid,
+      fileMode: FILE_MODE,
+      directoryMode: DIRECTORY_MODE,
+      rootMtime: config.rootMtime,
+      files: config.files.map(openFile),
+      disks: this.#disks.map(({ served }) => served),
+    };
+  }
+
+  scanState(): ScanState {
+    const sum = (slot: number) =>
+      this.tree.disks.reduce((total, { rows }) => total + Atomics.load(rows.control, slot), 0);
+    return {
+      chunks: this.tree.disks.reduce((total, { geometry }) => total + geometry.chunkCount, 0),
+      resolved: sum(RESOLVED),
+      changed: sum(CHANGED),
+      unreadable: sum(UNREADABLE_COUNT),
+      damagedIndexBlocks: sum(DAMAGED_BLOCKS),
+    };
+  }
+
+  /** Saves what is known so far. The next session compares with it; it is right at any moment. */
+  save(): void {
+    for (const { served, stored, indexFile, header } of this.#disks) {
+      saveIndex(indexFile, header, served.rows, stored, this.hasher);
+    }
+  }
+
+  /** Saves everything for good: nobody looks at the tree any more. */
+  settle(): void {
+    this.save();
+    settleRecord(this.config.indexDirectory, this.config.times, this.scanState().changed > 0);
+  }
+}
+
+function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, warnings: string[]): OpenDisk {
+  const cut = geometry(disk.size, disk.chunkSize);
+  const indexFile = path.join(config.indexDirectory, `${disk.target}.v1`);
+  const stored = usableIndex(StoredIndex.open(indexFile, hasher), cut, disk.target, warnings);
+  const snapshot = config.times.snapshot;
+  const header: IndexHeader = {
+    chunkSize: cut.chunkSize,
+    chunkCount: cut.chunkCount,
+    diskSize: cut.size,
+    diskDirectoryMtime: diskDirectoryMtime(stored?.header, cut, snapshot),
+    directoryMtimes: directoryMtimes(stored?.header, cut, snapshot),
+  };
+  const served: TreeDisk = {
+    target: disk.target,
+    part: diskPart(disk.target),
+    geometry: cut,
+    rows: createRows(cut.chunkCount),
+    times: config.times,
+    extents: loadExtentMap(disk.extentsFile).shared,
+    sources: openSources(disk.sources, disk.size, disk.view),
+    stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
+    sumsMtime: snapshot,
+    directoryMtime: header.diskDirectoryMtime,
+    directoryMtimes: header.directoryMtimes,
+  };
+  return { served, stored, indexFile, header };
+}
+
+function usableIndex(
+  found: StoredIndex | string | undefined,
+  cut: Geometry,
+  target: string,
+  warnings: string[],
+): StoredIndex | undefined {
+  if (found instanceof StoredIndex) {
+    if (found.header.chunkSize === cut.chunkSize) return found;
+    warnings.push(
+      `disk ${target}: the chunk size was ${found.header.chunkSize} and is ${cut.chunkSize} now: all chunks count as changed`,
+    );
+    found.close();
+  } else if (found !== undefined) {
+    warnings.push(`disk ${target}: ${found}: all chunks count as changed`);
+  }
+  return undefined;
+}
+
+/** The disk's directory keeps its time while it holds the same chunk directories. */
+function diskDirectoryMtime(before: IndexHeader | undefined, cut: Geometry, snapshot: number): number {
+  if (before === undefined) return snapshot;
+  const same = before.directoryMtimes.length === directoryCount(cut);
+  return same ? before.diskDirectoryMtime : Math.max(snapshot, before.diskDirectoryMtime + 1);
+}
+
+/** A chunk directory keeps its time while it holds the same chunks: when a disk grows, only the last one changes. */
+function directoryMtimes(before: IndexHeader | undefined, cut: Geometry, snapshot: number): Uint32Array {
+  const count = directoryCount(cut);
+  const times = new Uint32Array(new SharedArrayBuffer(Math.max(count, 1) * 4), 0, count).fill(snapshot);
+  if (before === undefined) return times;
+  for (let directory = 0; directory < Math.min(count, before.directoryMtimes.length); directory++) {
+    const known = before.directoryMtimes[directory]!;
+    const first = directory * CHUNKS_PER_DIRECTORY;
+    const chunksNow = Math.min(cut.chunkCount - first, CHUNKS_PER_DIRECTORY);
+    const chunksBefore = Math.min(before.chunkCount - first, CHUNKS_PER_DIRECTORY);
+    times[directory] = chunksNow === chunksBefore ? known : Math.max(snapshot, known + 1);
+  }
+  return times;
+}
+
+function openFile(file: DaemonFile): TreeFile {
+  const { name, inode, mtime, mtimeNs } = file;
+  const fd = fs.openSync(file.path, 'r');
+  const size = fs.fstatSync(fd).size;
+  if (size > MAX_CONTENT_IN_MEMORY) return { name, inode, mtime, mtimeNs, content: { fd, size } };
+  fs.closeSync(fd);
+  const bytes = fs.readFileSync(file.path);
+  const content = new Uint8Array(new SharedArrayBuffer(Math.max(bytes.length, 1)), 0, bytes.length);
+  content.set(bytes);
+  return { name, inode, mtime, mtimeNs, content };
+}

@@ -1,0 +1,26 @@
+import type { TransportKind } from '../fuse/transport.js';
+import type { StateDirectory } from '../session/state-directory.js';
+import type { SnapshotKind } from '../snapshot/provider.js';
+
+/** The options that mount, run and dump share, checked and with their defaults. */
+export interface BackupSettings {
+  readonly state: StateDirectory;
+  /** Trees are mounted at `<backupDirectory>/<name>`. */
+  readonly backupDirectory: string;
+  /** libvirt's URI; its own default if undefined. */
+  readonly connect: string | undefined;
+  readonly exclude: readonly string[];
+  readonly snapshot: 'auto' | SnapshotKind;
+  readonly quiesce: 'no' | 'try' | 'require';
+  readonly overlayDirectory: string | undefined;
+  /** Bytes. */
+  readonly chunkSize: number;
+  readonly transport: 'auto' | TransportKind;
+  readonly directIo: boolean;
+  readonly allowOther: boolean;
+  /** Whom the tree's files belong to. */
+  readonly owner: { readonly uid: number; readonly gid: number };
+  /** Refuse to begin when that many sessions are there already; 0: no limit. */
+  readonly maxBackups: number;
+  readonly keepLock: boolean;
+}

@@ -1,0 +1,31 @@
+import * as path from 'node:path';
+import type { Counters } from '../fuse/transport.js';
+import { readIfExists, replaceFile } from '../host/durable.js';
+import type { ScanState } from './served-tree.js';
+
+/** What the daemon says of itself, in `<session>/status.json`; a snapshot some second old. */
+export interface DaemonStatus {
+  readonly state: 'serving' | 'ended' | 'failed';
+  readonly at: string;
+  readonly scan: ScanState;
+  readonly counters: Counters;
+  /** Why the state is `failed`. */
+  readonly error?: string;
+}
+
+const NAME = 'status.json';
+
+export function writeStatus(sessionDirectory: string, status: DaemonStatus): void {
+  replaceFile(path.join(sessionDirectory, NAME), `${JSON.stringify(status)}\n`);
+}
+
+/** The daemon's last words; undefined when it never said any. */
+export function readStatus(sessionDirectory: string): DaemonStatus | undefined {
+  const text = readIfExists(path.join(sessionDirectory, NAME));
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text) as DaemonStatus;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,99 @@
+import * as v from 'valibot';
+import { failed, messageOf } from '../errors.js';
+import { run } from '../host/exec.js';
+import { mountAt } from '../host/mountinfo.js';
+import { usersOf } from '../host/path-users.js';
+import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
+import { findProcesses } from '../host/process-list.js';
+import type { Reporter } from '../report/reporter.js';
+import type { UndoHandler } from '../session/undo.js';
+import { DAEMON_SCRIPT } from './daemon-config.js';
+
+/** Journal kind of the daemon and its mount. */
+export const SERVE = 'serve';
+
+const Data = v.object({
+  mountpoint: v.string(),
+  source: v.string(),
+  sessionDirectory: v.string(),
+  daemon: v.optional(v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() })),
+});
+
+/** How long a program that still has a file open may keep the VM from getting its disks back. */
+const BUSY_GRACE_MS = 5_000;
+const BUSY_RETRY_MS = 250;
+/** Saving the index of a 10 TiB disk takes seconds. */
+const DAEMON_END_TIMEOUT_MS = 60_000;
+const DAEMON_TERM_TIMEOUT_MS = 30_000;
+const DAEMON_KILL_TIMEOUT_MS = 10_000;
+
+/** Whether our mount is there; what somebody else mounted on the same directory is not ours to unmount. */
+function isMounted(mountpoint: string, source: string): boolean {
+  return mountAt(mountpoint)?.source === source;
+}
+
+function unmountCommand(mountpoint: string, lazy: boolean): [string, string[]] {
+  if (process.getuid!() === 0) return ['umount', ['-i', ...(lazy ? ['-l'] : []), '--', mountpoint]];
+  return ['fusermount3', ['-u', ...(lazy ? ['-z'] : []), '--', mountpoint]];
+}
+
+/** Returns whether somebody still holds on to the tree, which then lives on without a place in the file system. */
+async function unmount(mountpoint: string, source: string, reporter: Reporter): Promise<boolean> {
+  const deadline = Date.now() + BUSY_GRACE_MS;
+  let problem = '';
+  while (isMounted(mountpoint, source) && Date.now() < deadline) {
+    try {
+      await run(...unmountCommand(mountpoint, false));
+    } catch (error) {
+      problem = messageOf(error);
+      await new Promise((resolve) => setTimeout(resolve, BUSY_RETRY_MS));
+    }
+  }
+  if (!isMounted(mountpoint, source)) return false;
+  const users = usersOf(mountpoint).map(({ pid, command }) => `${command} (${pid})`);
+  reporter.warn(
+    `${mountpoint} is still used by ${users.join(', ') || `somebody: ${problem}`}; it is taken away from them`,
+  );
+  await run(...unmountCommand(mountpoint, true));
+  return true;
+}
+
+/** The daemon as journalled, and any other that serves this session: we may have died before we noted it. */
+function daemonsOf(data: v.InferOutput<typeof Data>): ProcessIdentity[] {
+  const found = findProcesses(
+    (argv) => argv.at(-2) === DAEMON_SCRIPT && argv.at(-1) === data.sessionDirectory,
+  );
+  return data.daemon !== undefined &&
+    isAlive(data.daemon) &&
+    !found.some(({ pid }) => pid === data.daemon?.pid)
+    ? [...found, data.daemon]
+    : found;
+}
+
+async function endDaemon(daemon: ProcessIdentity, reporter: Reporter): Promise<void> {
+  if (await waitForEnd(daemon, DAEMON_END_TIMEOUT_MS)) return;
+  reporter.debug(`the daemon ${daemon.pid} does not end by itself`);
+  signalProcess(daemon, 'SIGTERM');
+  if (await waitForEnd(daemon, DAEMON_TERM_TIMEOUT_MS)) return;
+  signalProcess(daemon, 'SIGKILL');
+  if (await waitForEnd(daemon, DAEMON_KILL_TIMEOUT_MS)) return;
+  throw failed(`the daemon (process ${daemon.pid}) cannot be ended`, {
+    hint: 'it waits for a disk that does not answer: look at dmesg, then clean up again',
+  });
+}
+
+/** Unmounts the tree, and ends the daemon: after that nothing reads the frozen disks any more. */
+const stopServing: UndoHandler = async (entry, { reporter }) => {
+  const data = v.parse(Data, entry.data);
+  const daemons = daemonsOf(data);
+  const wasMounted = isMounted(data.mountpoint, data.source);
+  const held = wasMounted && (await unmount(data.mountpoint, data.source, reporter));
+  for (const daemon of daemons) {
+    // Only an unmount that nobody holds up makes a daemon end by itself.
+    if (!wasMounted || held) signalProcess(daemon, 'SIGTERM');
+    await endDaemon(daemon, reporter);
+  }
+  if (isMounted(data.mountpoint, data.source)) throw failed(`${data.mountpoint} cannot be unmounted`);
+};
+
+export const stopServingUndo = { [SERVE]: stopServing };

@@ -1,0 +1,73 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { geometry } from '../chunks/geometry.js';
+import { formatManifest, MANIFEST_FORMAT, MANIFEST_VERSION, type Manifest } from '../chunks/manifest.js';
+import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
+import { makeDirectory, replaceFile } from '../host/durable.js';
+import type { DaemonFile } from './daemon-config.js';
+import type { FrozenSource } from './source.js';
+import { toolVersion } from './version.js';
+
+/** Inode numbers of the files at the top; 1 is the root. */
+const INODES = { manifest: 2, xml: 3, nvram: 4 } as const;
+
+const NVRAM_NAME = 'nvram.fd';
+
+export interface TreeFiles {
+  readonly files: readonly DaemonFile[];
+  /** All names at the top of the tree. */
+  readonly names: readonly string[];
+}
+
+export interface TreeFilesRequest {
+  readonly name: string;
+  readonly sessionDirectory: string;
+  readonly source: FrozenSource;
+  /** Bytes, in the order of `source.disks`. */
+  readonly sizes: readonly number[];
+  readonly chunkSize: number;
+  /** mtime of all but the manifest. */
+  readonly snapshotSeconds: number;
+}
+
+/** Writes manifest, domain XML and NVRAM into the session's directory, to be served from there. */
+export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
+  const { name, source, snapshotSeconds } = request;
+  const directory = path.join(request.sessionDirectory, 'files');
+  makeDirectory(directory);
+  const files: DaemonFile[] = [];
+  const add = (fileName: string, inode: number, content: string | Uint8Array) => {
+    const file = path.join(directory, fileName);
+    replaceFile(file, content);
+    files.push({ name: fileName, inode, path: file, mtime: snapshotSeconds, mtimeNs: 0 });
+  };
+  if (source.xml !== undefined) add(`${name}.xml`, INODES.xml, source.xml);
+  const nvram = source.nvram === undefined ? undefined : fs.readFileSync(source.nvram);
+  if (nvram !== undefined) add(NVRAM_NAME, INODES.nvram, nvram);
+  add(MANIFEST_NAME, INODES.manifest, formatManifest(makeManifest(request, nvram?.length)));
+  const diskNames = source.disks.flatMap(({ target }) => [target, target + SUMS_SUFFIX]);
+  return { files, names: [...files.map((file) => file.name), ...diskNames] };
+}
+
+function makeManifest(request: TreeFilesRequest, nvramSize: number | undefined): Manifest {
+  const { name, source, sizes, chunkSize } = request;
+  return {
+    format: MANIFEST_FORMAT,
+    version: MANIFEST_VERSION,
+    name,
+    uuid: source.uuid,
+    snapshotTime: source.time.toISOString(),
+    consistency: source.consistency,
+    toolVersion: toolVersion(),
+    domainXml: source.xml === undefined ? null : `${name}.xml`,
+    disks: source.disks.map((disk, position) => ({
+      target: disk.target,
+      ...geometry(sizes[position]!, chunkSize),
+      hash: 'xxh64',
+      sums: disk.target + SUMS_SUFFIX,
+      sourceFormat: disk.image.format,
+      bus: disk.bus,
+    })),
+    extras: nvramSize === undefined ? [] : [{ file: NVRAM_NAME, kind: 'nvram', size: nvramSize }],
+  };
+}

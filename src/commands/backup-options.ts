@@ -1,0 +1,107 @@
+import * as os from 'node:os';
+import * as path from 'node:path';
+import type { Command } from 'commander';
+import type { BackupSettings } from '../backup/settings.js';
+import { DEFAULT_CHUNK_SIZE } from '../chunks/geometry.js';
+import { usage } from '../errors.js';
+import { StateDirectory } from '../session/state-directory.js';
+import { parseOwner } from './owner.js';
+import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
+
+/** Option values as commander has them. */
+export interface DirectoryOptions {
+  backupdir?: string;
+  statedir?: string;
+}
+
+export interface BackupOptions extends DirectoryOptions {
+  exclude?: string;
+  snapshot: string;
+  quiesce?: string | boolean;
+  overlayDir?: string;
+  chunkSize?: string;
+  transport: string;
+  directIo?: boolean;
+  allowOther?: boolean;
+  owner?: string;
+  maxBackups?: string;
+  keepLock?: boolean;
+  connect?: string;
+}
+
+/** `--statedir` and `--backupdir`, which every verb that knows sessions has. */
+export function addDirectoryOptions(command: Command): Command {
+  return command
+    .option('--backupdir <dir>', 'where trees are mounted (CHUNKMOUNT_BACKUPDIR; /var/lib/libvirt/backup)')
+    .option('--statedir <dir>', 'sessions and chunk indexes (CHUNKMOUNT_STATEDIR; /var/lib/chunkmount)');
+}
+
+export function addConnectOption(command: Command): Command {
+  return command.option('--connect <uri>', "libvirt's address, as for virsh");
+}
+
+/** The options that mount, run and dump share. */
+export function addBackupOptions(command: Command): Command {
+  addConnectOption(addDirectoryOptions(command));
+  return command
+    .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
+    .option('--snapshot <kind>', 'how to freeze the disks: auto, overlay, lvm, none', 'auto')
+    .option('--quiesce [how]', "freeze the guest's file systems for the moment: try (default) or require")
+    .option('--overlay-dir <dir>', 'where overlays go (beside each image)')
+    .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
+    .option('--transport <kind>', 'auto, kernel (root) or native (libfuse)', 'auto')
+    .option('--direct-io', 'bypass the page cache: for readers with large buffers')
+    .option('--allow-other', 'without root: let other users into the tree')
+    .option('--owner <user[:group]>', 'whom the files of the tree belong to')
+    .option('--max-backups <n>', 'do not begin when that many sessions are there already')
+    .option('--keep-lock', 'keep the VM locked after cleanup, until chunkmount unlock');
+}
+
+/** Where an ordinary user's sessions live. */
+function userDirectory(): string {
+  return path.join(process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local/state'), 'chunkmount');
+}
+
+function isRoot(): boolean {
+  return process.getuid!() === 0;
+}
+
+export function stateDirectory(options: DirectoryOptions): StateDirectory {
+  const fallback = isRoot() ? '/var/lib/chunkmount' : userDirectory();
+  return new StateDirectory(path.resolve(options.statedir ?? process.env.CHUNKMOUNT_STATEDIR ?? fallback));
+}
+
+export function backupDirectory(options: DirectoryOptions): string {
+  const fallback = isRoot() ? '/var/lib/libvirt/backup' : path.join(userDirectory(), 'mounts');
+  return path.resolve(options.backupdir ?? process.env.CHUNKMOUNT_BACKUPDIR ?? fallback);
+}
+
+function quiesce(value: string | boolean | undefined): BackupSettings['quiesce'] {
+  if (value === undefined || value === false) return 'no';
+  return value === true ? 'try' : parseChoice(value, '--quiesce', ['try', 'require']);
+}
+
+/** Checks the options and fills in defaults. Throws usage errors. */
+export function backupSettings(options: BackupOptions): BackupSettings {
+  const owner = parseOwner(options.owner);
+  if (!isRoot() && owner.uid !== process.getuid!()) {
+    throw usage('--owner takes root', { hint: 'run as root, or leave it out' });
+  }
+  return {
+    state: stateDirectory(options),
+    backupDirectory: backupDirectory(options),
+    connect: options.connect,
+    exclude: options.exclude === undefined ? [] : parseList(options.exclude, '--exclude'),
+    snapshot: parseChoice(options.snapshot, '--snapshot', ['auto', 'overlay', 'lvm', 'none']),
+    quiesce: quiesce(options.quiesce),
+    overlayDirectory: options.overlayDir === undefined ? undefined : path.resolve(options.overlayDir),
+    chunkSize: options.chunkSize === undefined ? DEFAULT_CHUNK_SIZE : parseChunkSize(options.chunkSize),
+    transport: parseChoice(options.transport, '--transport', ['auto', 'kernel', 'native']),
+    directIo: options.directIo === true,
+    // Root's trees are closed by their modes; a backup user who owns the files has to get in.
+    allowOther: isRoot() || options.allowOther === true,
+    owner,
+    maxBackups: options.maxBackups === undefined ? 0 : parseCount(options.maxBackups, '--max-backups', 1),
+    keepLock: options.keepLock === true,
+  };
+}

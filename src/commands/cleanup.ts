@@ -1,0 +1,66 @@
+import { Command } from 'commander';
+import { endSession } from '../backup/end-session.js';
+import { checkName } from '../chunks/names.js';
+import { usage } from '../errors.js';
+import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './backup-options.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { failuresOf, forEachName, throwFailures } from './each.js';
+import { parseList } from './parse.js';
+
+export interface CleanupOptions extends DirectoryOptions {
+  vm?: string;
+  name?: string;
+  all?: boolean;
+  keepLock?: boolean;
+}
+
+const HELP = `
+Unmounts the tree, and gives the VM its disks back as they were: commits overlays, removes snapshots. Can be run at any
+time, also after a crash or a reboot, and twice. What cannot be undone stays recorded, and is tried again the next time.
+
+Exit status: 0 nothing is left; 1 something is left, or the backup is not whole (chunks could not be read, the
+daemon died); 3 another command works on the VM; 5 some VMs are cleaned up, some not.
+
+Examples:
+  chunkmount cleanup --vm=mail01
+  chunkmount cleanup --all`;
+
+/** The names that --vm or --name give. */
+export function givenNames(options: { vm?: string; name?: string }): string[] {
+  const names = [
+    ...(options.vm === undefined ? [] : parseList(options.vm, '--vm')),
+    ...(options.name === undefined ? [] : parseList(options.name, '--name')),
+  ];
+  return [...new Set(names.map(checkName))];
+}
+
+/** Ends sessions. */
+export async function runCleanup(options: CleanupOptions, context: CommandContext): Promise<void> {
+  const { reporter, signal } = context;
+  const state = stateDirectory(options);
+  const all = options.all === true || options.vm === 'all';
+  const names = all ? state.sessions() : givenNames(options);
+  if (names.length === 0 && !all)
+    throw usage('nothing to clean up was named', { hint: 'give --vm=NAME, --name=NAME or --all' });
+  const keepLock = options.keepLock === true;
+  const outcomes = await forEachName(names, signal, async (name) => {
+    const { kind } = await endSession({ name, state, command: 'cleanup', keepLock, reporter, signal });
+    if (kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
+    return kind;
+  });
+  const ended = outcomes.flatMap((outcome) =>
+    outcome.ok && outcome.value === 'ended' ? [outcome.name] : [],
+  );
+  printResult(context, { ended, failed: failuresOf(outcomes) }, []);
+  throwFailures(outcomes, reporter);
+}
+
+export const cleanupCommand: CommandModule = (context) =>
+  addDirectoryOptions(new Command('cleanup'))
+    .description('unmount trees and undo their snapshots')
+    .option('--vm <names>', 'VMs: mail01,devsrv or all')
+    .option('--name <names>', 'trees of images')
+    .option('--all', 'every session there is')
+    .option('--keep-lock', 'keep the VM locked, until chunkmount unlock')
+    .addHelpText('after', HELP)
+    .action(async (options: CleanupOptions) => runCleanup(options, context()));

@@ -1,0 +1,64 @@
+import Table from 'cli-table3';
+import { Command } from 'commander';
+import { listSessions, type SessionSummary } from '../backup/list-sessions.js';
+import { formatBytes, formatDuration } from '../report/format.js';
+import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './backup-options.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+
+const HELP = `
+States: mounted; failed (chunks could not be read: the backup is not whole); dead (the daemon is gone); incomplete
+(beginning or cleaning up was cut off); locked (by --keep-lock). All but the first are ended with chunkmount cleanup,
+the last with chunkmount unlock.
+
+Exit status: 0.`;
+
+/** Only spaces between columns: it can be read, cut and grepped. */
+const PLAIN = {
+  chars: Object.fromEntries(
+    ['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right']
+      .concat(['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid', 'middle'])
+      .map((name) => [name, name === 'middle' ? '  ' : '']),
+  ),
+  style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
+};
+
+function row(session: SessionSummary): string[] {
+  const { daemon, space } = session;
+  const scanned =
+    daemon === null ? '' : `${Math.floor((100 * daemon.scan.resolved) / Math.max(1, daemon.scan.chunks))} %`;
+  return [
+    session.name,
+    session.state + (session.kept && session.state !== 'locked' ? ', lock kept' : ''),
+    session.mountpoint ?? '-',
+    session.disks.map(({ target, snapshot }) => `${target}:${snapshot}`).join(' ') || '-',
+    session.age === null ? '-' : formatDuration(session.age),
+    scanned || '-',
+    daemon === null ? '-' : String(daemon.scan.changed),
+    space.length === 0
+      ? '-'
+      : `${formatBytes(space.reduce((sum, { used }) => sum + used, 0))}, ${formatBytes(Math.min(...space.map(({ free }) => free)))} free`,
+  ];
+}
+
+/** Shows all sessions. */
+export async function runList(options: DirectoryOptions, context: CommandContext): Promise<void> {
+  const sessions = await listSessions(stateDirectory(options));
+  const head = ['NAME', 'STATE', 'MOUNTPOINT', 'DISKS', 'AGE', 'SCANNED', 'CHANGED', 'OVERLAYS'];
+  const table = new Table({ ...PLAIN, head });
+  table.push(...sessions.map(row));
+  const lines =
+    sessions.length === 0
+      ? []
+      : table
+          .toString()
+          .split('\n')
+          .map((line) => line.trimEnd());
+  printResult(context, { sessions }, lines);
+  if (sessions.length === 0) context.reporter.notice('there are no sessions');
+}
+
+export const listCommand: CommandModule = (context) =>
+  addDirectoryOptions(new Command('list'))
+    .description('show sessions: state, mountpoint, snapshots, age, space left')
+    .addHelpText('after', HELP)
+    .action(async (options: DirectoryOptions) => runList(options, context()));

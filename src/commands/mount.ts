@@ -1,0 +1,68 @@
+import { Command } from 'commander';
+import { type BegunSession, beginSession } from '../backup/begin-session.js';
+import { endSession } from '../backup/end-session.js';
+import { waitForUnmount } from '../backup/wait-for-unmount.js';
+import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { failuresOf, forEachName, throwFailures } from './each.js';
+import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
+
+export interface MountOptions extends BackupOptions, SourceOptions {
+  foreground?: boolean;
+}
+
+const HELP = `
+Prints the mountpoint of each tree, a line each, and leaves a daemon that serves it.
+
+Exit status: 0 mounted; 1 failed, and nothing is left behind; 2 usage; 3 locked, mounted already or
+too many backups; 5 some VMs are mounted, some failed.
+
+Examples:
+  chunkmount --vm=mail01
+  rsync -a --delete /var/lib/libvirt/backup/mail01/ backup:/srv/mail01/
+  chunkmount cleanup --vm=mail01
+
+  chunkmount --image=disk.qcow2 --name=demo --backupdir=/mnt --statedir=/var/lib/demo`;
+
+/** Mounts the trees of VMs or images. Sessions stay until `cleanup`, or with --foreground until a signal or unmount. */
+export async function runMount(options: MountOptions, context: CommandContext): Promise<void> {
+  const settings = backupSettings(options);
+  const { reporter, signal } = context;
+  const sources = await selectSources(options, signal);
+  const byName = new Map(sources.map((source) => [source.name, source]));
+  const outcomes = await forEachName([...byName.keys()], signal, (name) =>
+    beginSession({ source: byName.get(name)!, settings, command: 'mount', reporter, signal }),
+  );
+  const mounted = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
+  printResult(
+    context,
+    { mounted, failed: failuresOf(outcomes) },
+    mounted.map(({ mountpoint }) => mountpoint),
+  );
+  if (options.foreground === true) await stay(mounted, options, context);
+  throwFailures(outcomes, reporter);
+}
+
+/** Until we are told to end, or somebody unmounts the trees; then cleans up. */
+async function stay(
+  mounted: readonly BegunSession[],
+  options: MountOptions,
+  context: CommandContext,
+): Promise<void> {
+  const { state, keepLock } = backupSettings(options);
+  const { reporter, signal, insisted } = context;
+  await Promise.all(mounted.map(({ mountpoint }) => waitForUnmount(mountpoint, signal)));
+  const outcomes = await forEachName(
+    mounted.map(({ name }) => name),
+    insisted,
+    (name) => endSession({ name, state, command: 'mount', keepLock, reporter, signal: insisted }),
+  );
+  throwFailures(outcomes, reporter);
+}
+
+export const mountCommand: CommandModule = (context) =>
+  addBackupOptions(addSourceOptions(new Command('mount')))
+    .description('freeze disks and mount them as a tree of chunks (the default command)')
+    .option('--foreground', 'stay until a signal or an unmount, then clean up')
+    .addHelpText('after', HELP)
+    .action(async (options: MountOptions) => runMount(options, context()));

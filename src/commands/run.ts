@@ -1,0 +1,92 @@
+import { constants } from 'node:os';
+import { Command } from 'commander';
+import { type BegunSession, beginSession } from '../backup/begin-session.js';
+import { endSession } from '../backup/end-session.js';
+import type { BackupSettings } from '../backup/settings.js';
+import { usage } from '../errors.js';
+import { runForeground } from '../host/exec.js';
+import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
+import type { CommandContext } from './context.js';
+import { forEachName, throwFailures } from './each.js';
+import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
+
+export interface RunCommandOptions extends BackupOptions, SourceOptions {}
+
+const HELP = `
+The command sees the first tree as $CHUNKMOUNT_TREE and all of them, joined by ':', as $CHUNKMOUNT_TREES. Whatever it does,
+the trees are unmounted and the snapshots undone when it ends. Its output is its own.
+
+Exit status: the command's own, 128+n if signal n ended it; if it is 0, that of the cleanup. If a tree could not be
+mounted, the command is not run, and it is that of mount.
+
+Examples:
+  chunkmount run --vm=mail01 -- sh -c 'rsync -a --delete "$CHUNKMOUNT_TREE/" backup:/srv/mail01/'
+  chunkmount run --vm=mail01 -- restic backup /var/lib/libvirt/backup/mail01`;
+
+async function beginAll(
+  options: RunCommandOptions,
+  settings: BackupSettings,
+  context: CommandContext,
+  begun: BegunSession[],
+): Promise<void> {
+  const { reporter, signal } = context;
+  for (const source of await selectSources(options, signal)) {
+    signal.throwIfAborted();
+    begun.push(await beginSession({ source, settings, command: 'run', reporter, signal }));
+  }
+}
+
+/** Mounts, runs the command, cleans up. Returns the exit code. */
+export async function runRun(
+  command: readonly string[],
+  options: RunCommandOptions,
+  context: CommandContext,
+): Promise<number> {
+  const [program, ...args] = command;
+  if (program === undefined)
+    throw usage('there is no command to run', {
+      hint: 'give it after --: chunkmount run --vm=NAME -- COMMAND',
+    });
+  const settings = backupSettings(options);
+  const begun: BegunSession[] = [];
+  let exitCode = 0;
+  try {
+    await beginAll(options, settings, context, begun);
+    const trees = begun.map(({ mountpoint }) => mountpoint);
+    const env = { CHUNKMOUNT_TREE: trees[0]!, CHUNKMOUNT_TREES: trees.join(':') };
+    const result = await runForeground(program, args, { env, signal: context.signal });
+    exitCode = result.exitCode ?? 128 + (result.signal === undefined ? 0 : constants.signals[result.signal]);
+  } finally {
+    await endAll(begun, settings, context, exitCode);
+  }
+  return exitCode;
+}
+
+/** A cleanup that fails decides the exit code only where the command itself went well. */
+async function endAll(
+  begun: readonly BegunSession[],
+  { state, keepLock }: BackupSettings,
+  { reporter, insisted }: CommandContext,
+  exitCode: number,
+): Promise<void> {
+  const outcomes = await forEachName(
+    begun.map(({ name }) => name),
+    insisted,
+    (name) => endSession({ name, state, command: 'run', keepLock, reporter, signal: insisted }),
+  );
+  try {
+    throwFailures(outcomes, reporter);
+  } catch (error) {
+    if (exitCode === 0) throw error;
+    reporter.warn(String(error));
+  }
+}
+
+export const runCommand = (context: () => CommandContext, exit: (code: number) => void): Command =>
+  addBackupOptions(addSourceOptions(new Command('run')))
+    .description('mount, run a command, and clean up whatever it does')
+    .argument('<command...>', 'after --')
+    .addHelpText('after', HELP)
+    .action(async (command: string[], options: RunCommandOptions) => {
+      exit(await runRun(command, options, context()));
+    });

@@ -1,0 +1,73 @@
+import * as fs from 'node:fs';
+import type { Command } from 'commander';
+import type { Source } from '../backup/source.js';
+import { checkName } from '../chunks/names.js';
+import { failed, messageOf, usage } from '../errors.js';
+import { imageFormat } from '../image/format.js';
+import { Virsh } from '../libvirt/virsh.js';
+import { parseList } from './parse.js';
+
+export interface SourceOptions {
+  vm?: string;
+  allRunning?: boolean;
+  image?: string;
+  name?: string;
+  format?: string;
+  connect?: string;
+}
+
+export function addSourceOptions(command: Command): Command {
+  return command
+    .option('--vm <names>', 'VMs of libvirt: mail01,devsrv or all')
+    .option('--all-running', 'all VMs that run')
+    .option('--image <files>', 'image files or block devices that no VM uses, instead of a VM')
+    .option('--name <name>', 'name of the tree of --image')
+    .option('--format <format>', "format of --image (by the file's extension; never by its content)");
+}
+
+/** What the options name, in order and without duplicates. Throws usage errors. */
+export async function selectSources(options: SourceOptions, signal: AbortSignal): Promise<Source[]> {
+  const wantsDomains = options.vm !== undefined || options.allRunning === true;
+  if (options.image === undefined) {
+    if (!wantsDomains)
+      throw usage('nothing to back up was named', { hint: 'give --vm=NAME, or --image=FILE --name=NAME' });
+    if (options.name !== undefined || options.format !== undefined) {
+      throw usage('--name and --format go with --image', { hint: 'a tree of --vm has the name of its VM' });
+    }
+    return (await domainNames(options, signal)).map((name) => ({ kind: 'vm', name }));
+  }
+  if (wantsDomains) throw usage('--image and --vm exclude each other', { hint: 'run chunkmount twice' });
+  return [imageSource(options.image, options)];
+}
+
+function imageSource(files: string, { name, format }: SourceOptions): Source {
+  if (name === undefined) throw usage('--image needs a name for the tree', { hint: 'add --name=NAME' });
+  const images = parseList(files, '--image').map((file) => ({
+    path: realPath(file),
+    format: imageFormat(file, format),
+  }));
+  return { kind: 'images', name: checkName(name), images };
+}
+
+function realPath(file: string): string {
+  try {
+    return fs.realpathSync(file);
+  } catch (error) {
+    throw failed(`the image ${file} cannot be found: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+async function domainNames(options: SourceOptions, signal: AbortSignal): Promise<string[]> {
+  if (process.getuid!() !== 0) {
+    throw failed('backing up a VM of libvirt takes root: its disks and snapshots do', {
+      hint: 'run it with sudo; images of your own can be mounted with --image=FILE --name=NAME',
+    });
+  }
+  const virsh = new Virsh({ connect: options.connect, signal });
+  const names: string[] = [];
+  if (options.allRunning === true) names.push(...(await virsh.list('active')).map(({ name }) => name));
+  if (options.vm === 'all') names.push(...(await virsh.list()).map(({ name }) => name));
+  else if (options.vm !== undefined) names.push(...parseList(options.vm, '--vm').map(checkName));
+  if (names.length === 0) throw usage('there is no such VM', { hint: 'see them all: virsh list --all' });
+  return [...new Set(names)];
+}

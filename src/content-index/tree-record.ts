@@ -1,0 +1,63 @@
+import * as path from 'node:path';
+import * as v from 'valibot';
+import { readIfExists, replaceFile } from '../host/durable.js';
+import { latestPossibleMtime, type SessionTimes } from './stable-times.js';
+
+const Seconds = v.pipe(v.number(), v.integer(), v.minValue(0));
+
+const Schema = v.object({
+  version: v.literal(1),
+  /** Names at the top of the tree, in the last session. */
+  names: v.array(v.string()),
+  /** mtime of the tree's root directory. */
+  rootMtime: Seconds,
+  newest: Seconds,
+  unsettled: Seconds,
+});
+
+/** What one tree has shown so far, apart from its chunks: see SessionTimes for `newest` and `unsettled`. */
+export type TreeRecord = v.InferOutput<typeof Schema>;
+
+const EMPTY: TreeRecord = { version: 1, names: [], rootMtime: 0, newest: 0, unsettled: 0 };
+
+function fileIn(indexDirectory: string): string {
+  return path.join(indexDirectory, 'tree.v1.json');
+}
+
+/** The record of the last session; an empty one if there is none or it is damaged. */
+export function readTreeRecord(indexDirectory: string): TreeRecord {
+  const text = readIfExists(fileIn(indexDirectory));
+  if (text === undefined) return EMPTY;
+  try {
+    return v.parse(Schema, JSON.parse(text));
+  } catch {
+    return EMPTY;
+  }
+}
+
+/** Directories keep their time while the set of names in them is the same. */
+export function rootMtime(record: TreeRecord, names: readonly string[], snapshot: number): number {
+  const same = [...record.names].sort().join('\0') === [...names].sort().join('\0');
+  return same && record.rootMtime !== 0 ? record.rootMtime : Math.max(snapshot, record.rootMtime + 1);
+}
+
+/** To be written before the tree can be seen: until it is settled, this session may have shown times up to its latest. */
+export function openRecord(
+  indexDirectory: string,
+  record: TreeRecord,
+  session: { times: SessionTimes; names: readonly string[]; rootMtime: number },
+): void {
+  const unsettled = Math.max(record.unsettled, latestPossibleMtime(session.times));
+  write(indexDirectory, { ...record, names: [...session.names], rootMtime: session.rootMtime, unsettled });
+}
+
+/** To be written once all rows of the session are saved. `changed`: whether any chunk was. */
+export function settleRecord(indexDirectory: string, times: SessionTimes, changed: boolean): void {
+  const record = readTreeRecord(indexDirectory);
+  const newest = changed ? Math.max(record.newest, latestPossibleMtime(times)) : record.newest;
+  write(indexDirectory, { ...record, newest, unsettled: 0 });
+}
+
+function write(indexDirectory: string, record: TreeRecord): void {
+  replaceFile(fileIn(indexDirectory), `${JSON.stringify(record)}\n`);
+}

@@ -1,0 +1,36 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { systemCode } from '../errors.js';
+
+/** What lies where in the state directory. */
+export class StateDirectory {
+  constructor(readonly root: string) {}
+
+  get locks(): string {
+    return path.join(this.root, 'locks');
+  }
+
+  /** Of one session: journal, configuration and logs. Exists as long as there is anything to undo. */
+  session(name: string): string {
+    return path.join(this.root, 'sessions', name);
+  }
+
+  journal(name: string): string {
+    return path.join(this.session(name), 'journal.jsonl');
+  }
+
+  /** What outlives sessions: the chunk indexes of a tree. */
+  index(name: string): string {
+    return path.join(this.root, 'index', name);
+  }
+
+  /** Names of all sessions, sorted. */
+  sessions(): string[] {
+    try {
+      return fs.readdirSync(path.join(this.root, 'sessions')).sort();
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return [];
+      throw error;
+    }
+  }
+}
