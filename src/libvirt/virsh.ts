@@ -37,6 +37,8 @@ export interface BlockJob {
   readonly type: string;
   readonly done: number;
   readonly total: number;
+  /** Its limit, 0 if there is none. */
+  readonly bandwidth: number;
 }
 
 export interface SnapshotFlags {
@@ -237,9 +239,13 @@ export class Virsh {
       '=',
     );
     const type = fields.get('type');
-    return type === undefined
-      ? undefined
-      : { type, done: numberIn(fields, 'cur'), total: numberIn(fields, 'end') };
+    if (type === undefined) return undefined;
+    return {
+      type,
+      done: numberIn(fields, 'cur'),
+      total: numberIn(fields, 'end'),
+      bandwidth: numberIn(fields, 'bandwidth'),
+    };
   }
 
   /** Lifts the bandwidth limit of the job on a disk. */

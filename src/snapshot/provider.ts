@@ -55,7 +55,10 @@ export interface Snapshot {
  */
 export interface SnapshotProvider {
   readonly kind: SnapshotKind;
-  refusal(request: Pick<SnapshotRequest, 'virsh' | 'domain' | 'signal'>, disk: Disk): Promise<string | undefined>;
+  refusal(
+    request: Pick<SnapshotRequest, 'virsh' | 'domain' | 'signal'>,
+    disk: Disk,
+  ): Promise<string | undefined>;
   freeze(request: SnapshotRequest): Promise<Snapshot>;
   readonly undo: UndoHandlers;
 }

@@ -8,6 +8,7 @@ import {
   signalProcess,
   waitForEnd,
 } from '../../src/host/process-identity.js';
+import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { attribute, child, children, escapeXml, parseXml, rootOf } from '../../src/libvirt/xml.js';
 import { program, requireAll, root } from './requirements.js';
@@ -19,6 +20,13 @@ export interface TestDisk {
   readonly type?: 'file' | 'block';
   /** More elements for the `<disk>`, as XML. */
   readonly extra?: string;
+}
+
+/** Bytes of a disk that all have one value. */
+export interface Extent {
+  readonly offset: number;
+  readonly length: number;
+  readonly pattern: number;
 }
 
 export interface TestDomain {
@@ -164,57 +172,61 @@ export class TestLibvirt {
     await eventually(async () => !(await this.virsh.list('active')).some(({ uuid }) => uuid === domain.uuid));
   }
 
-  /** Writes as the guest would: through QEMU's own block layer, to whatever the disk's image is now. */
-  async guestWrite(
-    domain: TestDomain,
-    target: string,
-    write: { offset: number; length: number; pattern: number },
-  ): Promise<void> {
-    const command = `write -P ${write.pattern} ${write.offset} ${write.length}`;
-    const said = await this.#qemuIo(domain, target, command);
-    if (!said.includes(`wrote ${write.length}/${write.length} bytes`))
-      throw new Error(`the guest's write failed: ${said}`);
-    await this.#qemuIo(domain, target, 'flush');
+  /**
+   * Writes as the guest would: through QEMU's own block layer, to whatever the disk's image is now. Throws unless what
+   * was written can be read from there.
+   */
+  async guestWrite(domain: TestDomain, target: string, write: Extent): Promise<void> {
+    await this.#qemuIo(domain, target, `write -P ${write.pattern} ${write.offset} ${write.length}`);
+    await this.guestVerify(domain, target, write);
   }
 
   /** Throws unless the guest would read `pattern` there. */
-  async guestVerify(
-    domain: TestDomain,
-    target: string,
-    read: { offset: number; length: number; pattern: number },
-  ): Promise<void> {
-    const said = await this.#qemuIo(domain, target, `read -P ${read.pattern} ${read.offset} ${read.length}`);
-    if (
-      said.includes('Pattern verification failed') ||
-      !said.includes(`read ${read.length}/${read.length} bytes`)
-    ) {
-      throw new Error(`the guest reads something else at ${read.offset} of ${target}: ${said}`);
+  async guestVerify(domain: TestDomain, target: string, read: Extent): Promise<void> {
+    // QEMU prints what qemu-io said into its own log, late; so the image that the guest uses now is looked at instead.
+    await this.#qemuIo(domain, target, 'flush');
+    const disk = (await loadDomain(this.virsh, domain.name)).disks.find((one) => one.target === target);
+    if (!(await hasPattern(disk!.path!, disk!.format!, read))) {
+      throw new Error(
+        `the guest does not read ${read.pattern} at ${read.offset} of ${target} (${disk?.path})`,
+      );
     }
   }
 
-  async #qemuIo(domain: TestDomain, target: string, command: string): Promise<string> {
+  async #qemuIo(domain: TestDomain, target: string, command: string): Promise<void> {
     const root = rootOf(parseXml(await this.virsh.dumpXml(domain.uuid), 'domain'));
-    const disk = children(child(root, 'devices')!, 'disk').find(
-      (one) => attribute(child(one, 'target'), 'dev') === target,
-    );
+    const disks = children(child(root, 'devices')!, 'disk');
+    const disk = disks.find((one) => attribute(child(one, 'target'), 'dev') === target);
     const alias = attribute(child(disk, 'alias'), 'name');
     const hmp = `qemu-io -d /machine/peripheral/${alias}/virtio-backend "${command}"`;
-    return this.virsh.call('qemu-monitor-command', ['--domain', domain.uuid, '--hmp', '--cmd', hmp]);
+    const said = await this.virsh.call('qemu-monitor-command', [
+      '--domain',
+      domain.uuid,
+      '--hmp',
+      '--cmd',
+      hmp,
+    ]);
+    if (said.trim() !== '') throw new Error(`${command} on ${target} of ${domain.name}: ${said}`);
+  }
+
+  /** Ends a domain, however it runs, and forgets it. */
+  async remove(domain: TestDomain): Promise<void> {
+    const state = path.join(this.directory, 'run', 'qemu');
+    if (fs.existsSync(path.join(state, `${domain.name}.pid`))) await this.killQemu(domain);
+    if ((await this.virsh.list()).some(({ uuid }) => uuid === domain.uuid)) {
+      await this.virsh.call('undefine', ['--domain', domain.uuid, '--managed-save']);
+    }
   }
 
   /** Ends all domains and libvirtd, and removes every trace. */
   async close(): Promise<void> {
-    if (this.#daemon !== undefined) {
-      for (const { uuid } of await this.virsh.list('active'))
-        await this.virsh.call('destroy', ['--domain', uuid]);
-      await this.stopDaemon();
-    }
-    this.#killLeftovers();
+    this.#killQemus();
+    await this.stopDaemon();
     fs.rmSync(this.directory, { recursive: true, force: true });
   }
 
-  /** QEMU processes that libvirtd did not end, because a test ended libvirtd. */
-  #killLeftovers(): void {
+  /** `virsh destroy` waits more than a second for each. */
+  #killQemus(): void {
     const state = path.join(this.directory, 'run', 'qemu');
     const files = fs.existsSync(state) ? fs.readdirSync(state).filter((file) => file.endsWith('.pid')) : [];
     for (const file of files) {
@@ -257,11 +269,7 @@ export async function makeImage(file: string, format: string, size: number, patt
 }
 
 /** Writes into an image that no VM uses. */
-export async function writePattern(
-  file: string,
-  format: string,
-  write: { offset: number; length: number; pattern: number },
-): Promise<void> {
+export async function writePattern(file: string, format: string, write: Extent): Promise<void> {
   await run('qemu-io', [
     '-f',
     format,
@@ -272,11 +280,7 @@ export async function writePattern(
 }
 
 /** Whether an image that may be in use as a read-only base holds `pattern` there. */
-export async function hasPattern(
-  file: string,
-  format: string,
-  read: { offset: number; length: number; pattern: number },
-): Promise<boolean> {
+export async function hasPattern(file: string, format: string, read: Extent): Promise<boolean> {
   const { stdout } = await run(
     'qemu-io',
     ['-U', '-r', '-f', format, '-c', `read -P ${read.pattern} ${read.offset} ${read.length}`, file],

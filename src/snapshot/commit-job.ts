@@ -1,0 +1,89 @@
+import { failed } from '../errors.js';
+import type { Disk } from '../libvirt/domain.js';
+import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import type { Virsh } from '../libvirt/virsh.js';
+import type { ProgressTask, Reporter } from '../report/reporter.js';
+
+const FIRST_POLL_MS = 20;
+const LAST_POLL_MS = 500;
+
+/** One merge that is waited for. */
+export interface MergeWatch {
+  readonly virsh: Virsh;
+  readonly reporter: Reporter;
+  readonly uuid: string;
+  readonly name: string;
+  readonly target: string;
+  /** Milliseconds since 1970. */
+  readonly deadline: number;
+}
+
+/** Waits a growing while between looks. Throws when the deadline has passed; the job goes on. */
+export class Pacer {
+  #delay = FIRST_POLL_MS;
+
+  constructor(readonly watch: MergeWatch) {}
+
+  async wait(): Promise<void> {
+    const { name, target, deadline } = this.watch;
+    if (Date.now() > deadline) {
+      throw failed(`disk ${target} of ${name} is not merged yet, and the time for it is over`, {
+        hint: 'the VM runs on and nothing is lost; the merge goes on, and another cleanup finishes it (--commit-timeout gives it longer)',
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, this.#delay));
+    this.#delay = Math.min(this.#delay * 1.5, LAST_POLL_MS);
+  }
+}
+
+/** Shows a job's progress; its total may grow while the guest writes. */
+class JobProgress {
+  #task: ProgressTask | undefined;
+  #done = 0;
+
+  constructor(
+    readonly reporter: Reporter,
+    readonly label: string,
+  ) {}
+
+  update(done: number, total: number): void {
+    this.#task ??= this.reporter.progress(this.label, total);
+    if (done > this.#done) this.#task.advance(done - this.#done);
+    this.#done = Math.max(done, this.#done);
+  }
+
+  end(): void {
+    this.#task?.end();
+  }
+}
+
+export async function liveDisk(watch: MergeWatch): Promise<Disk | undefined> {
+  const domain = await loadDomainByUuid(watch.virsh, watch.uuid);
+  return domain.active ? domain.disks.find((disk) => disk.target === watch.target) : undefined;
+}
+
+/**
+ * Watches the job on a disk until `isOver` says so of the disk. Lifts a bandwidth limit, shows progress.
+ * Throws when the deadline passes or the VM stops running.
+ */
+export async function watchJob(
+  watch: MergeWatch,
+  isOver: (disk: Disk, hasJob: boolean) => boolean,
+): Promise<Disk> {
+  const { virsh, uuid, target, name } = watch;
+  const progress = new JobProgress(watch.reporter, `merging ${name} ${target}`);
+  const pacer = new Pacer(watch);
+  try {
+    for (;;) {
+      const job = await virsh.blockJob(uuid, target);
+      if (job !== undefined && job.bandwidth > 0) await virsh.blockJobUnlimited(uuid, target);
+      if (job !== undefined) progress.update(job.done, job.total);
+      const disk = await liveDisk(watch);
+      if (disk === undefined) throw failed(`${name} stopped while disk ${target} was merged`);
+      if (isOver(disk, job !== undefined)) return disk;
+      await pacer.wait();
+    }
+  } finally {
+    progress.end();
+  }
+}

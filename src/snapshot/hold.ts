@@ -1,0 +1,122 @@
+import { randomBytes } from 'node:crypto';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import * as v from 'valibot';
+import { failed, messageOf } from '../errors.js';
+import { CommandError, run } from '../host/exec.js';
+import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
+import { findProcesses } from '../host/process-list.js';
+import type { Journal } from '../session/journal.js';
+import type { UndoHandler } from '../session/undo.js';
+import { isWrittenByQemu } from './file-locks.js';
+
+export const HOLD_KIND = 'hold';
+
+const START_TIMEOUT_MS = 10_000;
+const END_TIMEOUT_MS = 10_000;
+
+export interface HoldRequest {
+  /** Image files or block devices, absolute. */
+  readonly images: readonly string[];
+  /** The holder's pid file is made in the journal's directory. */
+  readonly journal: Journal;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const record = v.object({ pidFile: v.string(), images: v.array(v.string()) });
+
+/**
+ * Two nodes an image: the file, and a filter above it that forbids everybody else to write. The image's format plays no
+ * part, so nothing that a guest wrote is looked at.
+ */
+function blockdevs(images: readonly string[]): string[] {
+  return images.flatMap((filename, index) => {
+    const device = fs.statSync(filename).isBlockDevice();
+    const file = {
+      driver: device ? 'host_device' : 'file',
+      'node-name': `file${index}`,
+      filename,
+      'read-only': true,
+    };
+    const hold = {
+      driver: 'blkdebug',
+      'node-name': `hold${index}`,
+      image: `file${index}`,
+      'read-only': true,
+      'unshare-child-perms': ['write'],
+    };
+    return [file, hold].flatMap((options) => ['--blockdev', JSON.stringify(options)]);
+  });
+}
+
+function holders(pidFile: string): ProcessIdentity[] {
+  return findProcesses(
+    (argv) => argv[argv.indexOf('--pidfile') + 1] === pidFile && argv.includes('--daemonize'),
+  );
+}
+
+function explain(error: unknown, images: readonly string[]): unknown {
+  if (!(error instanceof CommandError) || error.exitCode === undefined) return error;
+  const written = images.find((image) => isWrittenByQemu(image));
+  if (written === undefined) {
+    return failed(`${images.join(', ')} cannot be held: ${messageOf(error)}`, {
+      hint: 'can the image be read, and is no other program (another VM, a backup) writing it?',
+      cause: error,
+    });
+  }
+  return failed(`${written} is being written by another program`, {
+    hint: 'a VM uses it: back that VM up by name, --vm=…, or shut it down',
+    details: { image: written },
+    cause: error,
+  });
+}
+
+/**
+ * Keeps the images from being written, by QEMU's own locks, until the journal entry is undone: a VM on one of them cannot be
+ * started, and nobody can commit into it. A process of its own holds them, so that they stay held after we have ended.
+ * Throws when somebody writes one of them now.
+ */
+export async function holdImages(request: HoldRequest): Promise<void> {
+  const images = [...new Set(request.images)];
+  if (images.length === 0) return;
+  const devices = blockdevs(images);
+  const { journal } = request;
+  const pidFile = path.join(
+    path.dirname(path.resolve(journal.file)),
+    `hold-${randomBytes(4).toString('hex')}.pid`,
+  );
+  const entry = journal.intend(HOLD_KIND, { pidFile, images });
+  try {
+    // It reports success only once everything is open and locked, and then goes on in the background.
+    await run('qemu-storage-daemon', ['--daemonize', '--pidfile', pidFile, ...devices], {
+      timeoutMs: START_TIMEOUT_MS,
+      signal: request.signal,
+    });
+  } catch (error) {
+    throw explain(error, images);
+  }
+  const [holder] = holders(pidFile);
+  if (holder === undefined) throw failed(`the process that was to hold ${images.join(', ')} ended at once`);
+  journal.done(entry, { holder });
+}
+
+/** Whether the images of a hold entry are still held. */
+export function isHeld(data: unknown): boolean {
+  return holders(v.parse(record, data).pidFile).some(isAlive);
+}
+
+const undoHold: UndoHandler = async (entry) => {
+  const { pidFile, images } = v.parse(record, entry.data);
+  // The pid file's path is an argument of the holder and of nothing else, also while it is still starting.
+  for (const holder of holders(pidFile)) {
+    signalProcess(holder, 'SIGTERM');
+    if (await waitForEnd(holder, END_TIMEOUT_MS)) continue;
+    signalProcess(holder, 'SIGKILL');
+    if (!(await waitForEnd(holder, END_TIMEOUT_MS))) {
+      throw failed(`process ${holder.pid}, which holds ${images.join(', ')}, does not end`);
+    }
+  }
+  fs.rmSync(pidFile, { force: true });
+};
+
+export const holdUndo = { [HOLD_KIND]: undoHold };

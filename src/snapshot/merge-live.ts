@@ -1,0 +1,72 @@
+import type { Disk } from '../libvirt/domain.js';
+import { PAUSED_BY_IO_ERROR } from '../libvirt/virsh.js';
+import { checkBase } from './base-check.js';
+import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
+import { type OverlayCase, stuck } from './overlay-case.js';
+import { usesFile } from './references.js';
+
+function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch {
+  const { domain, target } = record;
+  return { virsh, reporter: context.reporter, uuid: domain.uuid, name: domain.name, target, deadline };
+}
+
+async function begin(one: OverlayCase, active: boolean): Promise<void> {
+  const { record, virsh, entry, context } = one;
+  checkBase(record);
+  if (record.committing !== true) context.journal.done(entry, { committing: true });
+  const merge = { base: record.base.path, top: record.overlay, active };
+  await virsh.blockCommit(record.domain.uuid, record.target, merge);
+}
+
+function notMerged(one: OverlayCase): Error {
+  const { path } = one.record.base;
+  const hint = `the VM runs on and nothing is lost; is there space where ${path} lies? then run cleanup again`;
+  return stuck(one, "libvirt's job ended without success", hint);
+}
+
+/** Waits until the guest's writes go to the base. */
+async function untilOnBase(one: OverlayCase): Promise<void> {
+  const watch = watchOf(one);
+  const pacer = new Pacer(watch);
+  for (;;) {
+    const disk = await liveDisk(watch);
+    if (disk?.path === one.record.base.path && disk.mirror === undefined) return;
+    if (disk === undefined || disk.mirror === undefined) throw notMerged(one);
+    await pacer.wait();
+  }
+}
+
+/** A guest that was stopped because an overlay's file system was full can go on: what it could not write goes to the base. */
+async function resumeAfterFullDisk({ virsh, record, context }: OverlayCase): Promise<void> {
+  const { state, reason } = await virsh.state(record.domain.uuid);
+  if (state !== 'paused' || reason !== PAUSED_BY_IO_ERROR) return;
+  context.reporter.notice(
+    `${record.domain.name} was stopped by a write error while on its overlay, and is resumed`,
+  );
+  await virsh.resume(record.domain.uuid);
+}
+
+/** Merges the overlay that the guest writes to, and switches the guest back to the base. */
+export async function mergeLive(one: OverlayCase, started: boolean): Promise<void> {
+  const { virsh, context, entry } = one;
+  const { domain, target, overlay } = one.record;
+  if (started) context.journal.done(entry, { committing: true });
+  else await begin(one, true);
+  const isOver = (disk: Disk) => disk.mirror === undefined || disk.mirror.ready;
+  const disk = await watchJob(watchOf(one), isOver);
+  if (disk.mirror === undefined && disk.path === overlay) throw notMerged(one);
+  if (disk.mirror !== undefined) {
+    context.journal.done(entry, { pivoting: true });
+    await virsh.blockJobPivot(domain.uuid, target);
+  }
+  await untilOnBase(one);
+  await resumeAfterFullDisk(one);
+}
+
+/** Merges the overlay although another snapshot lies on it: that one then lies on the base. */
+export async function mergeMiddle(one: OverlayCase): Promise<void> {
+  const { overlay } = one.record;
+  await begin(one, false);
+  const disk = await watchJob(watchOf(one), (now, hasJob) => !hasJob || !usesFile(now, overlay));
+  if (usesFile(disk, overlay)) throw notMerged(one);
+}

@@ -1,0 +1,83 @@
+import * as fs from 'node:fs';
+import { withDiskSource } from '../libvirt/disk-source.js';
+import { loadInactive } from '../libvirt/load-domain.js';
+import { checkBase, isBaseUntouched } from './base-check.js';
+import { isWrittenByQemu } from './file-locks.js';
+import { type OverlayCase, stuck } from './overlay-case.js';
+import { overlayFile } from './overlay-position.js';
+import { commitOffline, showsSameDisk } from './qemu-image.js';
+
+/** More than a mirrored write can lag behind; the guest wrote to the base itself after that. */
+const MIRROR_LAG_NS = 1_000_000_000n;
+
+function call(one: OverlayCase) {
+  return { timeoutMs: Math.max(1, one.deadline - Date.now()), signal: one.context.signal };
+}
+
+async function commit(one: OverlayCase): Promise<void> {
+  const { record, context, entry } = one;
+  if (isWrittenByQemu(record.overlay))
+    throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
+  checkBase(record);
+  context.journal.done(entry, { committing: true });
+  context.reporter.notice(`${record.domain.name} is off: merging disk ${record.target} with qemu-img`);
+  await commitOffline(record.overlay, { path: record.base.path, format: record.base.format }, call(one));
+}
+
+/** Merges the overlay that the VM would start from. */
+export async function mergeOffline(one: OverlayCase): Promise<void> {
+  const { record, virsh } = one;
+  const { name, uuid } = record.domain;
+  if (await virsh.hasManagedSave(uuid)) {
+    const hint = `start the VM (virsh start ${name}) and run cleanup again, or drop the saved memory: virsh managedsave-remove ${name}`;
+    throw stuck(one, 'its memory was saved while it ran on the overlay, and needs that', hint);
+  }
+  const file = overlayFile(record);
+  if (file !== 'ours')
+    throw stuck(one, `the overlay ${record.overlay} is ${file}`, 'put it back, then run cleanup again');
+  await commit(one);
+}
+
+/**
+ * The pivot was asked for and nobody said how it ended, but the VM's definition is on the base: it succeeded if both show
+ * the same disk, or if the guest went on writing to the base alone.
+ */
+export async function checkPivoted(one: OverlayCase): Promise<void> {
+  const { overlay, base } = one.record;
+  const baseTime = fs.statSync(base.path, { bigint: true }).mtimeNs;
+  const overlayTime = fs.statSync(overlay, { bigint: true }).mtimeNs;
+  if (baseTime > overlayTime + MIRROR_LAG_NS) return;
+  if (await showsSameDisk(overlay, base, call(one))) return;
+  throw stuck(
+    one,
+    `${overlay} and ${base.path} differ, and it cannot be told which is newer`,
+    'both are kept; choose one by hand',
+  );
+}
+
+/** No VM uses the overlay. Merges what the base may lack, or makes sure that it lacks nothing. */
+export async function settleUnused(one: OverlayCase): Promise<void> {
+  const { record } = one;
+  if (overlayFile(record) !== 'ours') return;
+  if (record.pivoting === true) return checkPivoted(one);
+  checkBase(record);
+  if (isBaseUntouched(record)) return commit(one);
+  if (await showsSameDisk(record.overlay, record.base, call(one))) return;
+  throw stuck(
+    one,
+    `no VM refers to ${record.overlay} any more, and ${record.base.path} may have been written since`,
+    `both are kept; if the base was not written: qemu-img commit -d -f qcow2 ${record.overlay}`,
+  );
+}
+
+/** Puts the disk's part of the persistent definition back to what it was, if it still names the overlay. */
+export async function restoreDefinition({ record, virsh }: OverlayCase): Promise<void> {
+  if (record.definition === undefined) return;
+  const { uuid } = record.domain;
+  if (!(await virsh.list('persistent')).some((domain) => domain.uuid === uuid)) return;
+  const disk = (await loadInactive(virsh, uuid)).disks.find(({ target }) => target === record.target);
+  if (disk?.path !== record.overlay) return;
+  const { type, format, source, backingStore } = record.definition;
+  const wanted = { type, format, source, backingStore };
+  await virsh.define(withDiskSource(await virsh.definition(uuid), record.target, wanted));
+}

@@ -1,0 +1,89 @@
+import * as fs from 'node:fs';
+import type { ProcessIdentity } from '../host/process-identity.js';
+import type { Disk } from '../libvirt/domain.js';
+import type { DomainDescription } from '../libvirt/domain-xml.js';
+import { loadDomainByUuid, loadInactive } from '../libvirt/load-domain.js';
+import { findQemu } from '../libvirt/qemu-process.js';
+import type { Virsh } from '../libvirt/virsh.js';
+import { identityOf, isSameImage } from './image-identity.js';
+import { holdsOpen } from './open-files.js';
+import type { OverlayRecord } from './overlay-record.js';
+
+/** Where an overlay of ours is found, in the host's real state. */
+export type OverlayPosition =
+  /** The guest writes to it, and it lies on the recorded base. */
+  | { readonly kind: 'top' }
+  /** As `top`, and a merge into the recorded base runs or is ready. */
+  | { readonly kind: 'merging' }
+  /** Somebody made another snapshot, which lies on ours. */
+  | { readonly kind: 'middle' }
+  /** The VM is off, and its next start will use the overlay. */
+  | { readonly kind: 'top while off' }
+  /** The VM is off, and another snapshot lies on ours. */
+  | { readonly kind: 'middle while off' }
+  /** No VM uses it; the one it was made for is off and on the base, or is gone. */
+  | { readonly kind: 'unused while off' }
+  /** The QEMU process that was put onto it runs without it: it was merged, or never taken. */
+  | { readonly kind: 'left' }
+  /** Another QEMU process than the one that was put onto it runs without it. */
+  | { readonly kind: 'bypassed' }
+  /** The QEMU process has it open although libvirt does not know. */
+  | { readonly kind: 'unknown to libvirt' }
+  /** It is in a chain, but not as we made it. */
+  | { readonly kind: 'strange'; readonly why: string };
+
+/** Whether that file exists, and is the one that we made. */
+export type OverlayFile = 'missing' | 'empty' | 'ours' | 'foreign';
+
+export function overlayFile(record: OverlayRecord): OverlayFile {
+  const actual = identityOf(record.overlay);
+  if (actual === undefined) return 'missing';
+  const empty = fs.statSync(record.overlay).size === 0;
+  if (record.file === undefined) return empty ? 'empty' : 'foreign';
+  if (!isSameImage(actual, record.file)) return 'foreign';
+  return empty ? 'empty' : 'ours';
+}
+
+function chainOf(disk: Disk | undefined): string[] {
+  if (disk?.path === undefined) return [];
+  return [disk.path, ...(disk.backing ?? []).map(({ path }) => path)];
+}
+
+function inLiveChain(record: OverlayRecord, disk: Disk, at: number): OverlayPosition {
+  const below = chainOf(disk)[at + 1];
+  if (below !== record.base.path)
+    return { kind: 'strange', why: `it lies on ${below} instead of ${record.base.path}` };
+  if (disk.mirror === undefined) return { kind: at === 0 ? 'top' : 'middle' };
+  const ours = at === 0 && disk.mirror.job === 'active-commit' && (disk.mirror.path ?? below) === below;
+  return ours ? { kind: 'merging' } : { kind: 'strange', why: 'another block job works on the disk' };
+}
+
+function isSameProcess(a: ProcessIdentity, b: ProcessIdentity): boolean {
+  return a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId;
+}
+
+function whileRunning(record: OverlayRecord, domain: DomainDescription): OverlayPosition {
+  const disk = domain.disks.find(({ target }) => target === record.target);
+  const at = chainOf(disk).indexOf(record.overlay);
+  if (disk !== undefined && at >= 0) return inLiveChain(record, disk, at);
+  const qemu = findQemu(record.domain.uuid);
+  if (qemu !== undefined && record.file !== undefined && holdsOpen(qemu, record.file)) {
+    return { kind: 'unknown to libvirt' };
+  }
+  return { kind: qemu !== undefined && isSameProcess(qemu, record.qemu) ? 'left' : 'bypassed' };
+}
+
+function whileOff(record: OverlayRecord, domain: DomainDescription): OverlayPosition {
+  const disk = domain.disks.find(({ target }) => target === record.target);
+  const at = chainOf(disk).indexOf(record.overlay);
+  if (at === 0) return { kind: 'top while off' };
+  return { kind: at > 0 ? 'middle while off' : 'unused while off' };
+}
+
+/** Looks where the overlay is now. Changes nothing. */
+export async function findOverlay(virsh: Virsh, record: OverlayRecord): Promise<OverlayPosition> {
+  const { uuid } = record.domain;
+  if (!(await virsh.list()).some((domain) => domain.uuid === uuid)) return { kind: 'unused while off' };
+  const domain = await loadDomainByUuid(virsh, uuid);
+  return domain.active ? whileRunning(record, domain) : whileOff(record, await loadInactive(virsh, uuid));
+}

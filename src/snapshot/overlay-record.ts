@@ -1,0 +1,51 @@
+import * as v from 'valibot';
+import type { JournalEntry } from '../session/journal.js';
+import { imageIdentity } from './image-identity.js';
+
+export const OVERLAY_KIND = 'overlay';
+
+const processIdentity = v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() });
+
+const diskSource = v.object({
+  type: v.string(),
+  format: v.optional(v.string()),
+  source: v.string(),
+  backingStore: v.optional(v.string()),
+});
+
+/** What the journal holds of one overlay. */
+const overlayRecord = v.object({
+  connect: v.optional(v.string()),
+  domain: v.object({ uuid: v.string(), name: v.string() }),
+  target: v.string(),
+  overlay: v.string(),
+  base: v.object({ path: v.string(), format: v.string(), identity: imageIdentity }),
+  /** The disk's part of the persistent definition before the snapshot; none if the domain is transient. */
+  definition: v.optional(diskSource),
+  /** The QEMU process that is put onto the overlay. */
+  qemu: processIdentity,
+  /** When the snapshot was about to be asked for, in milliseconds since 1970. */
+  intendedAt: v.number(),
+
+  /** Known once the empty file has been made. */
+  file: v.optional(imageIdentity),
+  /** libvirt said whether the snapshot was made: it will not come later any more. */
+  answered: v.optional(v.boolean()),
+  /** The snapshot was made. */
+  made: v.optional(v.boolean()),
+  /** What `writeMark` said of the base after the snapshot. */
+  baseMark: v.optional(v.string()),
+  /** A commit into the base was begun: from here on its mark says nothing. */
+  committing: v.optional(v.boolean()),
+  /** The overlay's content was in the base, and the guest was about to be switched over to it. */
+  pivoting: v.optional(v.boolean()),
+  /** All of the overlay's content is in the base, and the guest does not write to the overlay any more. */
+  merged: v.optional(v.boolean()),
+});
+
+export type OverlayRecord = v.InferOutput<typeof overlayRecord>;
+
+/** The record of an `overlay` entry. Throws if the journal holds something else. */
+export function readOverlayRecord(entry: JournalEntry): OverlayRecord {
+  return v.parse(overlayRecord, entry.data);
+}

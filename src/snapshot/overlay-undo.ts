@@ -1,0 +1,129 @@
+import * as fs from 'node:fs';
+import { bootId } from '../host/process-identity.js';
+import type { UndoHandler } from '../session/undo.js';
+import { isWrittenByQemu } from './file-locks.js';
+import { mergeLive, mergeMiddle } from './merge-live.js';
+import { checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
+import { type OverlayCase, overlayCase, stuck } from './overlay-case.js';
+import { findOverlay, type OverlayPosition, overlayFile } from './overlay-position.js';
+import { domainReferringTo } from './references.js';
+
+/** libvirt was seen to finish a snapshot seconds after the program that had asked for it was killed. */
+const LATE_SNAPSHOT_MS = 60_000;
+const LOOK_AGAIN_MS = 500;
+
+/** A VM that stops or starts while its disk is merged makes another way the right one. */
+const MAX_CHANGES_OF_WAY = 3;
+
+/** Nothing that libvirt or QEMU knows of has the overlay in a chain. */
+function isAbsent({ kind }: OverlayPosition): boolean {
+  return kind === 'left' || kind === 'unused while off' || kind === 'bypassed';
+}
+
+/** While libvirt has not answered, the snapshot may still be made: looks until it shows or a minute is over. */
+async function settle(one: OverlayCase): Promise<OverlayPosition> {
+  const { record, virsh, context } = one;
+  const cannotCome = record.answered === true || record.file === undefined || record.file.bootId !== bootId();
+  for (;;) {
+    const position = await findOverlay(virsh, record);
+    if (!isAbsent(position) || cannotCome || Date.now() > record.intendedAt + LATE_SNAPSHOT_MS)
+      return position;
+    context.reporter.debug(`disk ${record.target}: its snapshot may still come; looking again`);
+    context.signal?.throwIfAborted();
+    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+  }
+}
+
+async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
+  const { overlay, base } = one.record;
+  switch (position.kind) {
+    case 'top':
+    case 'merging':
+      return mergeLive(one, position.kind === 'merging');
+    case 'middle':
+      return mergeMiddle(one);
+    case 'top while off':
+      return mergeOffline(one);
+    case 'unused while off':
+      return settleUnused(one);
+    case 'left':
+      return;
+    case 'bypassed':
+      if (overlayFile(one.record) !== 'ours') return;
+      if (one.record.pivoting === true) return checkPivoted(one);
+      throw stuck(
+        one,
+        `the VM was started again on ${base.path}, without its overlay ${overlay}`,
+        'both are kept: the overlay has what the VM wrote after the snapshot, the base what it wrote since; choose one by hand',
+      );
+    case 'middle while off':
+      throw stuck(
+        one,
+        'another snapshot lies on it, and the VM is off',
+        'start the VM and run cleanup again, or merge that snapshot first',
+      );
+    case 'unknown to libvirt':
+      throw stuck(
+        one,
+        `the VM writes to ${overlay}, but libvirt takes it to be on ${base.path}`,
+        'shut the VM down, then run cleanup again',
+      );
+    case 'strange':
+      throw stuck(one, position.why, 'see virsh dumpxml; end what works on the disk, then run cleanup again');
+  }
+}
+
+/** Removes the overlay's file, once it is certain that it is ours and nobody needs it. */
+async function removeFile(one: OverlayCase): Promise<void> {
+  const { record, virsh, context } = one;
+  const file = overlayFile(record);
+  if (file === 'missing') return;
+  if (file === 'foreign') {
+    context.reporter.warn(
+      `${record.overlay} is not the file that was made for the snapshot any more, and is left alone`,
+    );
+    return;
+  }
+  const user = await domainReferringTo(virsh, record.overlay);
+  if (user !== undefined)
+    throw stuck(one, `${user} still refers to ${record.overlay}`, `see virsh dumpxml ${user}`);
+  if (isWrittenByQemu(record.overlay)) {
+    throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
+  }
+  fs.unlinkSync(record.overlay);
+}
+
+/** Whether both positions lead to the same way of merging. */
+function isSameWay(a: OverlayPosition, b: OverlayPosition): boolean {
+  const live = ({ kind }: OverlayPosition) => kind === 'top' || kind === 'merging';
+  return a.kind === b.kind || (live(a) && live(b));
+}
+
+async function merge(one: OverlayCase): Promise<void> {
+  const { context, virsh, record } = one;
+  for (let change = 0; ; change++) {
+    const position = await settle(one);
+    context.reporter.debug(`disk ${record.target}: overlay ${record.overlay} is "${position.kind}"`);
+    // Merged before; but the VM may have been started on the overlay again since.
+    if (record.merged === true && isAbsent(position)) return;
+    try {
+      return await act(one, position);
+    } catch (error) {
+      const now = await findOverlay(virsh, record);
+      if (isSameWay(now, position) || change === MAX_CHANGES_OF_WAY) throw error;
+      context.reporter.debug(`disk ${record.target}: the VM's state changed, trying again`);
+    }
+  }
+}
+
+/**
+ * Merges one overlay back into its base, from wherever it is now, puts the VM back onto the base, and removes the file.
+ * Throws, with everything kept, when the content cannot be shown to be in the base.
+ */
+export const undoOverlay: UndoHandler = async (entry, context) => {
+  const one = overlayCase(entry, context);
+  await merge(one);
+  if (one.record.merged !== true) context.journal.done(entry, { merged: true });
+  await restoreDefinition(one);
+  await removeFile(one);
+};

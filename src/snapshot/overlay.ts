@@ -1,0 +1,221 @@
+import { ChunkmountError, failed, messageOf } from '../errors.js';
+import { CommandError } from '../host/exec.js';
+import type { ProcessIdentity } from '../host/process-identity.js';
+import { diskSource } from '../libvirt/disk-source.js';
+import type { Disk } from '../libvirt/domain.js';
+import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import { findQemu } from '../libvirt/qemu-process.js';
+import type { JournalEntry } from '../session/journal.js';
+import { diskRefusal } from './disk-refusal.js';
+import { holdImages, holdUndo } from './hold.js';
+import { identityOf, writeMark } from './image-identity.js';
+import { imageOf } from './none.js';
+import { checkSpace, makeOverlayFile, overlayPath } from './overlay-files.js';
+import { OVERLAY_KIND, type OverlayRecord } from './overlay-record.js';
+import { undoOverlay } from './overlay-undo.js';
+import type { Consistency, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
+import { FREEZE_TIMEOUT_SECONDS, quiesceRefusal, thawUndo, withFreeze } from './quiesce.js';
+import { snapshotXml } from './snapshot-xml.js';
+
+/** Formats that QEMU both reads as a backing file and commits into without loss. */
+const BASE_FORMATS: ReadonlySet<string> = new Set(['raw', 'qcow2']);
+
+/** A quiesced snapshot waits for the agent twice (freeze and thaw), and for the disks between. */
+const QUIESCED_TIMEOUT_MS = (2 * FREEZE_TIMEOUT_SECONDS + 90) * 1000;
+
+interface Preparation {
+  readonly disk: Disk;
+  readonly entry: JournalEntry;
+  readonly overlay: string;
+}
+
+type RefusalRequest = Parameters<SnapshotProvider['refusal']>[0];
+
+async function jobRefusal({ virsh, domain }: RefusalRequest, disk: Disk): Promise<string | undefined> {
+  // Asked first: while a backup job runs, other questions block for half a minute.
+  if (await virsh.hasDomainJob(domain.uuid))
+    return `a job (backup, migration, save or dump) works on ${domain.name}`;
+  const job = disk.mirror?.job ?? (await virsh.blockJob(domain.uuid, disk.target))?.type;
+  return job === undefined ? undefined : `a block job (${job}) works on it`;
+}
+
+async function refusal(request: RefusalRequest, disk: Disk): Promise<string | undefined> {
+  const { domain } = request;
+  const because = (reason: string | undefined) =>
+    reason === undefined ? undefined : `disk ${disk.target}: ${reason}`;
+  const general = diskRefusal(disk);
+  if (general !== undefined) return because(general);
+  if (domain.state !== 'running' && domain.state !== 'paused') {
+    return because(`${domain.name} is ${domain.state}, and only a running VM can be put onto an overlay`);
+  }
+  if (disk.readonly) return because('it is read-only, and needs no overlay');
+  if (!BASE_FORMATS.has(imageOf(disk).format))
+    return because(`an overlay on the format ${disk.format} is not supported`);
+  return because(await jobRefusal(request, disk));
+}
+
+function describe(
+  request: SnapshotRequest,
+  disk: Disk,
+  overlay: string,
+  inactive: string | undefined,
+  qemu: ProcessIdentity,
+) {
+  const { virsh, domain } = request;
+  const { path, format } = imageOf(disk);
+  const identity = identityOf(path);
+  if (identity === undefined) throw failed(`${path}, the image of disk ${disk.target}, is not on this host`);
+  const record: OverlayRecord = {
+    connect: virsh.options.connect,
+    domain: { uuid: domain.uuid, name: domain.name },
+    target: disk.target,
+    overlay,
+    base: { path, format, identity },
+    definition: inactive === undefined ? undefined : diskSource(inactive, disk.target),
+    qemu,
+    intendedAt: Date.now(),
+  };
+  return record;
+}
+
+/** Records the overlays and makes their files, still empty. */
+async function prepare(
+  request: SnapshotRequest,
+  attempt: number,
+  qemu: ProcessIdentity,
+): Promise<Preparation[]> {
+  const { virsh, domain, disks, sessionId, options, journal } = request;
+  const inactive = domain.persistent ? await virsh.dumpXml(domain.uuid, { inactive: true }) : undefined;
+  const overlays = disks.map((disk) => overlayPath(disk, sessionId, attempt, options.overlayDirectory));
+  for (const overlay of overlays) checkSpace(overlay);
+  return disks.map((disk, index) => {
+    const overlay = overlays[index]!;
+    const entry = journal.intend(OVERLAY_KIND, describe(request, disk, overlay, inactive, qemu));
+    return { disk, overlay, entry: journal.done(entry, { file: makeOverlayFile(overlay) }) };
+  });
+}
+
+/** Whether libvirt said no. Without an exit code virsh was ended, by us or by others, and libvirt may still be at it. */
+function isAnswer(error: unknown): boolean {
+  if (error instanceof CommandError) return error.exitCode !== undefined;
+  return error instanceof ChunkmountError && error.cause instanceof CommandError && isAnswer(error.cause);
+}
+
+/** Asks libvirt for the snapshot. Records that it answered, for whoever has to find out what became of it. */
+async function take(
+  request: SnapshotRequest,
+  prepared: readonly Preparation[],
+  quiesce: boolean,
+): Promise<void> {
+  const { virsh, domain, sessionId, journal } = request;
+  const overlays = new Map(prepared.map(({ disk, overlay }) => [disk.target, overlay]));
+  const targets = domain.disks.map(({ target }) => target);
+  const xml = snapshotXml(`cm-${sessionId}`, targets, overlays);
+  const answered = () => {
+    for (const { entry } of prepared) journal.done(entry, { answered: true });
+  };
+  try {
+    await virsh.snapshotCreate(domain.uuid, xml, quiesce ? { quiesce, timeoutMs: QUIESCED_TIMEOUT_MS } : {});
+  } catch (error) {
+    if (isAnswer(error)) answered();
+    throw failed(`no snapshot of ${domain.name} could be made: ${messageOf(error)}`, {
+      hint: 'is there space for overlays, and may QEMU write there (AppArmor, SELinux)? --overlay-dir=DIR names another place',
+      cause: error,
+    });
+  }
+  answered();
+}
+
+/** Takes the snapshot with the guest's file systems frozen. Returns why not, if it may be taken without. */
+async function takeQuiesced(
+  request: SnapshotRequest,
+  qemu: ProcessIdentity,
+): Promise<Preparation[] | string> {
+  const { virsh, domain, journal } = request;
+  const refused = await quiesceRefusal(virsh, domain.uuid);
+  if (refused !== undefined) return refused;
+  const prepared = await prepare(request, 0, qemu);
+  try {
+    await withFreeze({ virsh, domain, qemu, journal }, () => take(request, prepared, true));
+    return prepared;
+  } catch (error) {
+    request.signal?.throwIfAborted();
+    if (await isMade(request, prepared)) return prepared;
+    if (!isAnswer(error)) throw error;
+    return messageOf(error);
+  }
+}
+
+async function isMade(
+  { virsh, domain }: SnapshotRequest,
+  prepared: readonly Preparation[],
+): Promise<boolean> {
+  const { disks } = await loadDomainByUuid(virsh, domain.uuid);
+  return prepared.every(({ disk, overlay }) => {
+    const now = disks.find(({ target }) => target === disk.target);
+    return now?.path === overlay && now.backing?.[0]?.path === disk.path;
+  });
+}
+
+interface Taken {
+  readonly prepared: readonly Preparation[];
+  readonly consistency: Consistency;
+}
+
+async function takeAsAsked(request: SnapshotRequest, qemu: ProcessIdentity): Promise<Taken> {
+  const { domain, options, reporter } = request;
+  let attempt = 0;
+  if (options.quiesce !== 'no') {
+    const result = await takeQuiesced(request, qemu);
+    if (typeof result !== 'string') return { prepared: result, consistency: 'filesystem' };
+    const sentence = `the file systems of ${domain.name} cannot be frozen: ${result}`;
+    if (options.quiesce === 'require') {
+      throw failed(sentence, {
+        hint: 'is qemu-guest-agent running in the guest? --quiesce=try goes on without',
+      });
+    }
+    reporter.warn(`${sentence}; its snapshot is as after a power failure`);
+    attempt = 1;
+  }
+  const prepared = await prepare(request, attempt, qemu);
+  await take(request, prepared, false);
+  return { prepared, consistency: 'crash' };
+}
+
+async function freeze(request: SnapshotRequest): Promise<Snapshot> {
+  const { domain, journal, signal } = request;
+  const qemu = findQemu(domain.uuid);
+  if (qemu === undefined) {
+    throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
+      hint: 'run chunkmount where the VM runs',
+    });
+  }
+  const time = new Date();
+  const { prepared, consistency } = await takeAsAsked(request, qemu);
+  if (!(await isMade(request, prepared))) {
+    throw failed(`libvirt made a snapshot of ${domain.name}, but not of the images that it should`, {
+      hint: `does somebody else make snapshots of it? see virsh domblklist ${domain.name}`,
+    });
+  }
+  for (const { disk, entry } of prepared)
+    journal.done(entry, { made: true, baseMark: writeMark(disk.path!) });
+  const disks = prepared.map(({ disk }) => ({ target: disk.target, image: imageOf(disk) }));
+  const layers = prepared.flatMap(({ disk }) => [
+    disk.path!,
+    ...(disk.backing ?? []).map(({ path }) => path),
+  ]);
+  // Somebody who defines or reverts the VM onto the base would write what is being read.
+  await holdImages({ images: layers, journal, signal });
+  return { time, consistency, disks };
+}
+
+/**
+ * A running VM goes on in qcow2 overlays, all made in one atomic snapshot, while its images stay as they are. Undone by
+ * merging each overlay into its image.
+ */
+export const overlayProvider: SnapshotProvider = {
+  kind: 'overlay',
+  refusal,
+  freeze,
+  undo: { [OVERLAY_KIND]: undoOverlay, ...holdUndo, ...thawUndo },
+};

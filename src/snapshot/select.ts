@@ -1,0 +1,131 @@
+import { isTarget } from '../chunks/names.js';
+import { failed, usage } from '../errors.js';
+import type { Disk, Domain } from '../libvirt/domain.js';
+import type { Virsh } from '../libvirt/virsh.js';
+import type { Reporter } from '../report/reporter.js';
+import type { UndoHandlers } from '../session/undo.js';
+import { diskRefusal } from './disk-refusal.js';
+import { noneProvider } from './none.js';
+import { overlayProvider } from './overlay.js';
+import type { SnapshotKind, SnapshotProvider } from './provider.js';
+
+const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, noneProvider];
+
+/** The undo handlers of all snapshot kinds. */
+export const snapshotUndo: UndoHandlers = Object.assign({}, ...PROVIDERS.map(({ undo }) => undo));
+
+export interface SelectOptions {
+  /** Targets that the user does not want. */
+  readonly exclude: readonly string[];
+  readonly reporter: Reporter;
+}
+
+function isRemovable({ device }: Disk): boolean {
+  return device === 'cdrom' || device === 'floppy';
+}
+
+/**
+ * The disks of a domain that are to be backed up, in the order of its XML. Skips cdroms and floppies with a notice. Throws for a
+ * disk that cannot be backed up and is not excluded, for an excluded one that does not exist, and when none is left.
+ */
+export function selectDisks(domain: Domain, { exclude, reporter }: SelectOptions): Disk[] {
+  const targets = domain.disks.map(({ target }) => target);
+  const unknown = exclude.filter((name) => !targets.includes(name));
+  if (unknown.length > 0) {
+    throw usage(`${domain.name} has no disk ${unknown.join(', ')} to exclude`, {
+      hint: targets.length === 0 ? `it has no disks at all` : `its disks are ${targets.join(', ')}`,
+    });
+  }
+  const wanted = domain.disks.filter(({ target }) => !exclude.includes(target));
+  for (const { target, device } of wanted.filter(isRemovable)) {
+    reporter.notice(`${domain.name}: ${device} ${target} is skipped`);
+  }
+  const disks = wanted.filter((disk) => !isRemovable(disk));
+  for (const disk of disks) checkDisk(domain, disk);
+  if (disks.length > 0) return disks;
+  throw failed(`${domain.name} has no disk to back up`, {
+    hint: exclude.length > 0 ? 'exclude fewer of its disks' : `see virsh domblklist --details ${domain.name}`,
+  });
+}
+
+function checkDisk(domain: Domain, disk: Disk): void {
+  const reason = isTarget(disk.target)
+    ? diskRefusal(disk)
+    : 'its target is not made of letters and digits alone';
+  if (reason === undefined) return;
+  throw failed(`disk ${disk.target} of ${domain.name} cannot be backed up: ${reason}`, {
+    hint: `back up the others: --exclude=${disk.target}`,
+    details: { domain: domain.name, disk: disk.target },
+  });
+}
+
+export interface ChoiceRequest {
+  readonly virsh: Virsh;
+  readonly domain: Domain;
+  readonly disks: readonly Disk[];
+  readonly snapshot: 'auto' | SnapshotKind;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Disks that one provider freezes together. */
+export interface ProviderGroup {
+  readonly provider: SnapshotProvider;
+  readonly disks: readonly Disk[];
+}
+
+interface Choice {
+  readonly kind: SnapshotKind;
+  readonly reason: string;
+}
+
+function automatic(domain: Domain, disk: Disk): Choice {
+  if (!domain.active) return { kind: 'none', reason: `${domain.name} is shut off` };
+  if (disk.readonly) return { kind: 'none', reason: 'the disk is read-only' };
+  return { kind: 'overlay', reason: `${domain.name} is ${domain.state}` };
+}
+
+function providerOf(kind: SnapshotKind): SnapshotProvider {
+  const provider = PROVIDERS.find((candidate) => candidate.kind === kind);
+  if (provider !== undefined) return provider;
+  throw failed(`snapshots of the kind ${kind} are not there yet`, {
+    hint: 'leave the choice to --snapshot=auto',
+  });
+}
+
+/**
+ * Chooses how each disk is frozen, and groups the disks so. Throws, naming disk and reason, when the kind that was asked
+ * for (or the only one possible) refuses.
+ */
+export async function chooseProviders(request: ChoiceRequest): Promise<ProviderGroup[]> {
+  const { virsh, domain, disks, snapshot, reporter, signal } = request;
+  const groups = new Map<SnapshotProvider, Disk[]>();
+  for (const disk of disks) {
+    const choice =
+      snapshot === 'auto' ? automatic(domain, disk) : { kind: snapshot, reason: `--snapshot=${snapshot}` };
+    const provider = providerOf(choice.kind);
+    const refusal = await provider.refusal({ virsh, domain, signal }, disk);
+    if (refusal !== undefined) throw refused(domain, disk, choice.kind, refusal);
+    reporter.debug(`disk ${disk.target}: snapshot kind ${choice.kind}, because ${choice.reason}`);
+    groups.set(provider, [...(groups.get(provider) ?? []), disk]);
+  }
+  const order = (group: ProviderGroup) => PROVIDERS.indexOf(group.provider);
+  return [...groups]
+    .map(([provider, some]) => ({ provider, disks: some }))
+    .sort((a, b) => order(a) - order(b));
+}
+
+function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string): Error {
+  const ways: Record<SnapshotKind, string> = {
+    overlay: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
+    lvm: 'try another kind (--snapshot=overlay)',
+    none: 'shut it down first, or take a snapshot: --snapshot=auto',
+  };
+  return failed(
+    `no ${kind === 'none' ? 'backup without a snapshot' : `${kind} snapshot`} of ${domain.name} is possible: ${refusal}`,
+    {
+      hint: `${ways[kind]}; or leave the disk out: --exclude=${disk.target}`,
+      details: { domain: domain.name, disk: disk.target, kind },
+    },
+  );
+}
