@@ -2,13 +2,15 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
 import { ChunkmountError, usage } from '../errors.js';
+import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import { type RestoreResult, restoreDisk } from '../restore/restore-disk.js';
 import { restoreToStream } from '../restore/restore-stream.js';
-import { countOf, formatBytes } from '../restore/sizes.js';
 import type { Compression } from '../restore/to-qcow2.js';
 import { Tree } from '../restore/tree.js';
-import type { CommandContext, CommandModule } from './context.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { countOf } from './count-of.js';
+import { parseList } from './parse.js';
 
 export interface RestoreOptions {
   readonly tree: string;
@@ -22,7 +24,12 @@ export interface RestoreOptions {
   readonly force: boolean;
   readonly delta: boolean;
   readonly keepGoing: boolean;
-  readonly json: boolean;
+}
+
+/** The options as commander has them. */
+interface RestoreFlags extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression'> {
+  readonly disk?: readonly string[];
+  readonly compress?: Compression;
 }
 
 const STDOUT = '-';
@@ -55,7 +62,7 @@ export const restoreCommand: CommandModule = (context) =>
     .description('Rebuilds disk images from a tree.')
     .argument('<tree>', 'the directory that holds manifest.json')
     .requiredOption('--to <path>', 'file, block device, directory, or - for standard output')
-    .option('--disk <targets>', 'only these disks, separated by commas', splitList)
+    .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
     .addOption(new Option('--format <format>', 'format of the image').choices(['raw', 'qcow2']))
     .addOption(
       new Option('--compress [method]', 'compress a qcow2 image').choices(['zlib', 'zstd']).preset('zlib'),
@@ -68,26 +75,10 @@ export const restoreCommand: CommandModule = (context) =>
     )
     .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
     .addHelpText('after', HELP)
-    .action(async (tree: string, _options, command: Command) => {
-      const given = command.optsWithGlobals();
-      const { disk: disks, to, format, compress: compression, force, delta, keepGoing } = given;
-      const options = {
-        tree,
-        disks,
-        to,
-        format,
-        compression,
-        force,
-        delta,
-        keepGoing,
-        json: given.json === true,
-      };
-      await runRestore(options, context());
+    .action(async (tree: string, flags: RestoreFlags) => {
+      const { disk: disks, compress: compression, ...others } = flags;
+      await runRestore({ tree, disks, compression, ...others }, context());
     });
-
-function splitList(text: string): string[] {
-  return text.split(',').filter((item) => item !== '');
-}
 
 /**
  * Restores disks of a tree. Writes the paths of the images to stdout, or one JSON object, or the image itself. Throws an error of kind
@@ -118,9 +109,9 @@ async function toStdout(
   tree: Tree,
   targets: readonly string[],
   options: RestoreOptions,
-  { reporter, stdout, signal }: CommandContext,
+  { reporter, stdout, signal, json }: CommandContext,
 ): Promise<void> {
-  const { keepGoing, json, delta, format = 'raw', compression } = options;
+  const { keepGoing, delta, format = 'raw', compression } = options;
   if (format !== 'raw' || compression !== undefined || delta || json) {
     throw usage('--to=- gives a raw image and nothing else', {
       hint: 'leave out --format, --compress, --delta and --json',
@@ -161,10 +152,10 @@ async function toPaths(
     const request = { to, format, compression, force, delta, keepGoing };
     const result = await restoreDisk(tree, target, request, context);
     context.reporter.notice(summary(result));
-    if (!options.json) context.stdout.write(`${result.to}\n`);
     results.push(result);
   }
-  if (options.json) context.stdout.write(`${JSON.stringify({ tree: tree.root, disks: results }, null, 2)}\n`);
+  const lines = results.map((result) => result.to);
+  printResult(context, { tree: tree.root, disks: results }, lines);
   finish(tree, results, context);
 }
 

@@ -3,7 +3,6 @@ import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { PartialFile } from './partial-file.js';
 import { interrupted, type RestoreJob } from './restore-request.js';
-import { formatBytes } from './sizes.js';
 import type { Target } from './target.js';
 import { convertToQcow2 } from './to-qcow2.js';
 import { type WriteResult, writeChunks } from './write-chunks.js';
@@ -72,9 +71,9 @@ function tellAboutPartial(partial: PartialFile, { reporter, source }: RestoreJob
     reporter.notice(`an unfinished restore of another backup to ${target.file} is discarded`);
   }
   if (partial.compareBelow === 0) return;
-  const there = formatBytes(Math.min(partial.compareBelow * disk.chunkSize, disk.size));
+  const percent = Math.floor((100 * partial.compareBelow) / disk.chunkCount);
   reporter.notice(
-    `going on with an interrupted restore: the first ${there} are checked, and written only where wrong`,
+    `going on with an interrupted restore: the first ${percent} % are checked, and written only where wrong`,
   );
 }
 
@@ -89,6 +88,10 @@ function warnIfSmall(partial: PartialFile, { reporter, source, request }: Restor
   const needed = data * disk.chunkSize * images - fs.fstatSync(partial.fd).blocks * 512;
   if (needed <= bavail * bsize) return;
   reporter.warn(
-    `${directory} has ${formatBytes(bavail * bsize)} left, and this may need ${formatBytes(needed)}`,
+    `${directory} may fill up: ${mebibytes(bavail * bsize)} are left, up to ${mebibytes(needed)} are needed`,
   );
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 1024 / 1024)} MiB`;
 }

@@ -1,8 +1,8 @@
 /** Positions in the shared array. The counters count chunks. */
 const NEXT_BLOCK = 0;
 const STOPPED = 1;
-const COUNTERS = { done: 2, written: 3, unchanged: 4, zero: 5 } as const;
-const LENGTH = 6;
+const COUNTERS = { done: 2, written: 3, unchanged: 4, zero: 5, verified: 6 } as const;
+const LENGTH = 7;
 
 export type Counter = keyof typeof COUNTERS;
 

@@ -1,0 +1,112 @@
+import { Command } from 'commander';
+import { ChunkmountError, usage } from '../errors.js';
+import { formatBytes } from '../report/format.js';
+import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
+import type { ChunkDifference, Problem } from '../restore/problem.js';
+import { EVERYTHING, type Sample } from '../restore/sample.js';
+import { type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { countOf } from './count-of.js';
+import { parseList } from './parse.js';
+
+export interface VerifyOptions {
+  readonly tree: string;
+  /** Targets; all disks if undefined. */
+  readonly disks?: readonly string[] | undefined;
+  /** The share of chunks whose content is read: above 0, at most 1. All if undefined. */
+  readonly sample?: number | undefined;
+  /** A tree that this one shall be equal to. */
+  readonly against?: string | undefined;
+}
+
+/** The options as commander has them. */
+interface VerifyFlags extends Omit<VerifyOptions, 'tree' | 'disks'> {
+  readonly disk?: readonly string[];
+}
+
+/** A person reads no more; `--json` has them all. */
+const MAX_SHOWN = 100;
+
+const HELP = `
+Reads every chunk and compares it with its hash; looks for missing files, files that do not belong there, and a manifest or
+domain XML that is damaged or of another VM. Needs nothing but the tree; "xxhsum -c vda.xxh64" in it checks the chunks, too.
+
+With --sample the content of that share of the chunks is read, others each time, and only the size of the rest.
+With --against, chunks that differ from another tree's (by its sums; it is not read) are problems as well.
+
+Exit status: 0 intact; 1 failed; 2 wrong usage; 4 something is missing or damaged, or differs; 128+n ended by signal n.
+
+Examples:
+  chunkmount verify /backup/mail01
+  chunkmount verify /backup/mail01 --sample=5%
+  chunkmount verify /backup/mail01 --against=/var/lib/libvirt/backup/mail01`;
+
+export const verifyCommand: CommandModule = (context) =>
+  new Command('verify')
+    .summary('check that a tree is complete and undamaged')
+    .description('Checks that a tree is complete and undamaged.')
+    .argument('<tree>', 'the directory that holds manifest.json')
+    .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
+    .option('--sample <percent>', 'read only that share of the chunks, for example 5%', parseShare)
+    .option('--against <tree>', 'another tree that this one shall be equal to')
+    .addHelpText('after', HELP)
+    .action(async (tree: string, flags: VerifyFlags) => {
+      const { disk: disks, ...others } = flags;
+      await runVerify({ tree, disks, ...others }, context());
+    });
+
+/** `5%`, `0.5%`. */
+function parseShare(text: string): number {
+  const match = /^([0-9]{1,3}(?:\.[0-9]{1,6})?)%$/.exec(text);
+  const percent = match === null ? Number.NaN : Number(match[1]);
+  if (percent > 0 && percent <= 100) return percent / 100;
+  throw usage(`--sample=${text} is no share`, { hint: 'give a percentage above 0, for example --sample=5%' });
+}
+
+/** Prints what was found, then throws an error of kind `integrity` if anything is wrong. */
+export async function runVerify(options: VerifyOptions, context: CommandContext): Promise<void> {
+  const { reporter, signal } = context;
+  const { tree, disks, against } = options;
+  const sample: Sample =
+    options.sample === undefined ? EVERYTHING : { share: options.sample, start: Math.random() };
+  const report = await verifyTree({ tree, disks, against, sample, reporter, signal });
+  printResult(context, report, lines(report));
+  if (report.intact) return;
+  throw new ChunkmountError('integrity', `${report.tree} has ${countOf(report.problemCount, 'problem')}`, {
+    hint: 'take what is missing or damaged from another copy of this backup; chunkmount restore --keep-going restores the rest',
+    details: { problems: report.problemCount },
+  });
+}
+
+function lines(report: VerifyReport): string[] {
+  const { name, snapshotTime, consistency, intact, disks } = report;
+  const problems = problemLines(report.problems);
+  return [
+    ...(name === null ? [] : [`${name}: snapshot of ${snapshotTime}, ${consistency}-consistent`]),
+    ...disks.map(diskLine),
+    ...problems.slice(0, MAX_SHOWN),
+    ...(problems.length > MAX_SHOWN
+      ? [`and ${problems.length - MAX_SHOWN} more lines: --json has them all`]
+      : []),
+    intact ? 'intact' : 'DAMAGED',
+  ];
+}
+
+function diskLine({ disk, size, chunks, verified }: DiskReport): string {
+  return `${disk}: ${formatBytes(size)}, ${verified} of ${countOf(chunks, 'chunk')} read and right`;
+}
+
+function problemLines(problems: readonly Problem[]): string[] {
+  const damages: ChunkDamage[] = [];
+  const others: string[] = [];
+  for (const problem of problems) {
+    if ('message' in problem) others.push(problem.message);
+    else if (problem.kind === 'differs') others.push(differenceLine(problem));
+    else damages.push(problem);
+  }
+  return [...joinDamages(damages).map(describeRun), ...others];
+}
+
+function differenceLine({ path, expected, found }: ChunkDifference): string {
+  return `${path} differs: hash ${found} here, ${expected} there`;
+}

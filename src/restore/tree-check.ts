@@ -1,0 +1,101 @@
+import * as fs from 'node:fs';
+import { directoryCount } from '../chunks/geometry.js';
+import { type ManifestExtra, topLevelNames } from '../chunks/manifest.js';
+import { parseDirectoryName } from '../chunks/paths.js';
+import { systemCode } from '../errors.js';
+import { child, parseXml, rootOf, textOf } from '../libvirt/xml.js';
+import { type FileProblem, fileProblem } from './problem.js';
+import type { Tree } from './tree.js';
+import { listNames, openDirectory, statFile } from './tree-files.js';
+import { MAX_LISTED } from './worker-pool.js';
+
+/** Everything at the top of a tree: domain XML, extra files, names that do not belong there. Chunks and sums are looked at elsewhere. */
+export function checkTopLevel(tree: Tree): FileProblem[] {
+  const known = new Set(topLevelNames(tree.manifest));
+  const strays = take(listNames(tree.fd), (name) => !known.has(name));
+  return [
+    ...checkXml(tree),
+    ...tree.manifest.extras.flatMap((extra) => checkExtra(tree, extra)),
+    ...strays.sort().map(stray),
+  ];
+}
+
+export function stray(path: string): FileProblem {
+  return { kind: 'stray', path, message: `${path} does not belong to the tree` };
+}
+
+/** The names that match, as long as there are not too many to be of use. */
+function take(names: Iterable<string>, matches: (name: string) => boolean): string[] {
+  const found: string[] = [];
+  for (const name of names) {
+    if (!matches(name)) continue;
+    found.push(name);
+    if (found.length === MAX_LISTED) break;
+  }
+  return found;
+}
+
+/** Directories of a disk that do not belong there. */
+export function checkDiskDirectory(tree: Tree, target: string): FileProblem[] {
+  const disk = tree.disk(target);
+  const count = directoryCount(disk);
+  let fd: number;
+  try {
+    fd = openDirectory(tree.fd, target);
+  } catch (error) {
+    // Every chunk in it will be reported missing; only a disk without chunks has nobody to say so.
+    if (disk.chunkCount > 0 && systemCode(error) === 'ENOENT') return [];
+    return [
+      fileProblem('disk', target, new Error(`${target} cannot be opened: ${systemCode(error) ?? error}`)),
+    ];
+  }
+  try {
+    const strays = take(listNames(fd), (name) => {
+      const number = parseDirectoryName(name);
+      return number < 0 || number >= count;
+    });
+    return strays.sort().map((name) => stray(`${target}/${name}`));
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+function checkExtra(tree: Tree, { file, size }: ManifestExtra): FileProblem[] {
+  const problem = (what: string): FileProblem[] => [
+    { kind: 'extra', path: file, message: `${file} ${what}` },
+  ];
+  try {
+    const stat = statFile(tree.fd, file);
+    if (!stat.isFile()) return problem('is no plain file');
+    return stat.size === size ? [] : problem(`has ${stat.size} bytes instead of ${size}`);
+  } catch (error) {
+    const code = systemCode(error);
+    return problem(code === 'ENOENT' ? 'is missing' : `cannot be read: ${code ?? error}`);
+  }
+}
+
+/** The domain XML must be XML of a domain, of the name and UUID that the manifest gives. */
+function checkXml(tree: Tree): FileProblem[] {
+  const { domainXml: file, name, uuid } = tree.manifest;
+  if (file === null) return [];
+  try {
+    const domain = rootOf(parseXml(tree.readText(file), 'domain'));
+    return [
+      ...same(file, 'name', textOf(child(domain, 'name')), name),
+      ...(uuid === null
+        ? []
+        : same(file, 'UUID', textOf(child(domain, 'uuid'))?.toLowerCase(), uuid.toLowerCase())),
+    ];
+  } catch (error) {
+    const problem = fileProblem('xml', file, error);
+    return [
+      problem.message.includes(file) ? problem : { ...problem, message: `${file}: ${problem.message}` },
+    ];
+  }
+}
+
+function same(file: string, what: string, found: string | undefined, expected: string): FileProblem[] {
+  if (found === expected) return [];
+  const message = `${file} is of another VM: its ${what} is ${JSON.stringify(found ?? '')}, the manifest's ${JSON.stringify(expected)}`;
+  return [{ kind: 'xml', path: file, message }];
+}

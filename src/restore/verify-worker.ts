@@ -1,0 +1,47 @@
+/** Worker thread: reads chunks of a tree and compares them with their sums; looks for files that do not belong there. */
+import { workerData } from 'node:worker_threads';
+import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
+import { directoryName, parseChunkName } from '../chunks/paths.js';
+import { ChunkSource, type SharedSource } from './chunk-source.js';
+import { isSampled, type Sample } from './sample.js';
+import { type SharedQueue, WorkQueue } from './work-queue.js';
+import { tell, workOff } from './worker-loop.js';
+
+export interface VerifyTask {
+  readonly source: SharedSource;
+  readonly queue: SharedQueue;
+  /** The chunks whose content is read; of the others only the size is looked at. */
+  readonly sample: Sample;
+}
+
+const task = workerData as VerifyTask;
+const source = await ChunkSource.fromShared(task.source);
+const queue = new WorkQueue(task.queue);
+const { disk } = source;
+const chunk = source.buffer();
+
+function verify(index: number): void {
+  if (source.isLost(index) || !isSampled(task.sample, index)) {
+    source.checkSize(index);
+    return;
+  }
+  const length = source.read(index, chunk);
+  source.check(index, chunk, length);
+  queue.count('verified');
+}
+
+/** Whoever claims the first chunk of a directory lists it. */
+function findStrays(first: number): void {
+  if (first % CHUNKS_PER_DIRECTORY !== 0) return;
+  const number = first / CHUNKS_PER_DIRECTORY;
+  const end = Math.min(first + CHUNKS_PER_DIRECTORY, disk.chunkCount);
+  for (const name of source.names(number)) {
+    const index = parseChunkName(name);
+    if (index < first || index >= end) {
+      tell({ kind: 'stray', path: `${disk.target}/${directoryName(number)}/${name}` });
+    }
+  }
+}
+
+workOff({ queue, work: verify, onBlock: findStrays, onDamage: () => {} });
+source.close();

@@ -1,0 +1,190 @@
+import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
+import type { ManifestDisk } from '../chunks/manifest.js';
+import { chunkPath, MANIFEST_NAME } from '../chunks/paths.js';
+import { ChunkmountError, failed } from '../errors.js';
+import type { Reporter } from '../report/reporter.js';
+import { ChunkSource } from './chunk-source.js';
+import { differingRanges, hashText } from './compare.js';
+import { type ChunkDifference, fileProblem, type Problem } from './problem.js';
+import type { Sample } from './sample.js';
+import { readSums, type Sums } from './sums.js';
+import { Tree } from './tree.js';
+import { checkDiskDirectory, checkTopLevel, stray } from './tree-check.js';
+import type { VerifyTask } from './verify-worker.js';
+import { blockChunks, WorkQueue } from './work-queue.js';
+import { MAX_LISTED, runPool } from './worker-pool.js';
+
+export interface VerifyRequest {
+  /** Directory of the tree. */
+  readonly tree: string;
+  /** Targets; all disks if undefined. */
+  readonly disks?: readonly string[] | undefined;
+  readonly sample: Sample;
+  /** Directory of a tree that this one shall be equal to. */
+  readonly against?: string | undefined;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+}
+
+export interface DiskReport {
+  readonly disk: string;
+  /** In bytes. */
+  readonly size: number;
+  readonly chunks: number;
+  /** Chunks whose content was read and is right. */
+  readonly verified: number;
+}
+
+export interface VerifyReport {
+  readonly tree: string;
+  /** Null when the manifest cannot be read. */
+  readonly name: string | null;
+  readonly snapshotTime: string | null;
+  readonly consistency: string | null;
+  readonly intact: boolean;
+  readonly disks: readonly DiskReport[];
+  /** How many things are wrong; `problems` may list fewer, about 100,000 a disk. */
+  readonly problemCount: number;
+  readonly problems: readonly Problem[];
+}
+
+/** What was found so far. */
+class Problems {
+  readonly list: Problem[] = [];
+  count = 0;
+
+  add(problems: readonly Problem[], count: number = problems.length): void {
+    for (const problem of problems) this.list.push(problem);
+    this.count += count;
+  }
+}
+
+/**
+ * Reads a tree and compares it with its sums. What is wrong with the tree is in the report, never thrown, except for a directory
+ * that is none, unknown disks (usage) and an abort (failed).
+ */
+export async function verifyTree(request: VerifyRequest): Promise<VerifyReport> {
+  let tree: Tree;
+  try {
+    tree = Tree.open(request.tree);
+  } catch (error) {
+    if (!(error instanceof ChunkmountError) || error.kind !== 'integrity') throw error;
+    return unreadableTree(request.tree, error);
+  }
+  try {
+    return await verifyOpened(tree, request);
+  } finally {
+    tree.close();
+  }
+}
+
+function unreadableTree(directory: string, error: ChunkmountError): VerifyReport {
+  const problems = [fileProblem('manifest', MANIFEST_NAME, error)];
+  const nothing = { name: null, snapshotTime: null, consistency: null, disks: [] };
+  return { tree: directory, ...nothing, intact: false, problemCount: 1, problems };
+}
+
+async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyReport> {
+  const { name, snapshotTime, consistency } = tree.manifest;
+  const disks = request.disks?.map((target) => tree.disk(target)) ?? tree.manifest.disks;
+  const other = request.against === undefined ? undefined : Tree.open(request.against);
+  try {
+    const problems = new Problems();
+    problems.add(checkTopLevel(tree));
+    const reports: DiskReport[] = [];
+    for (const disk of disks) reports.push(await verifyDisk(tree, disk, other, request, problems));
+    const { list, count: problemCount } = problems;
+    const facts = { tree: tree.root, name, snapshotTime, consistency };
+    return { ...facts, intact: problemCount === 0, disks: reports, problemCount, problems: list };
+  } finally {
+    other?.close();
+  }
+}
+
+async function verifyDisk(
+  tree: Tree,
+  disk: ManifestDisk,
+  other: Tree | undefined,
+  request: VerifyRequest,
+  problems: Problems,
+): Promise<DiskReport> {
+  const sums = readSums(tree, disk);
+  problems.add(sums.problems.map((error) => fileProblem('sums', disk.sums, error)));
+  problems.add(checkDiskDirectory(tree, disk.target));
+  const verified = await verifyChunks(tree, disk, sums, request, problems);
+  if (other !== undefined) compareWith(other, disk, sums, problems);
+  return { disk: disk.target, size: disk.size, chunks: disk.chunkCount, verified };
+}
+
+/** Lets the workers read the chunks. Returns how many were read and right. */
+async function verifyChunks(
+  tree: Tree,
+  disk: ManifestDisk,
+  sums: Sums,
+  { sample, reporter, signal }: VerifyRequest,
+  problems: Problems,
+): Promise<number> {
+  let source: ChunkSource;
+  try {
+    source = await ChunkSource.withSums(tree, disk, sums);
+  } catch (error) {
+    // Said by checkDiskDirectory: it is a link or a file.
+    if (error instanceof ChunkmountError && error.kind === 'integrity') return 0;
+    throw error;
+  }
+  try {
+    const queue = WorkQueue.create(
+      disk.chunkCount,
+      Math.min(blockChunks(disk.chunkSize), CHUNKS_PER_DIRECTORY),
+    );
+    const task: VerifyTask = { source: source.share(), queue: queue.shared, sample };
+    const worker = new URL('./verify-worker.js', import.meta.url);
+    const label = `verifying ${disk.target}`;
+    const { damage, damageCount, strays } = await runPool({
+      worker,
+      task,
+      queue,
+      disk,
+      label,
+      reporter,
+      signal,
+    });
+    if (signal.aborted) throw failed(`the verification of ${tree.root} was interrupted`);
+    problems.add(damage, damageCount);
+    problems.add(strays.map(stray));
+    return queue.counted('verified');
+  } finally {
+    source.close();
+  }
+}
+
+/** Names the chunks that another tree has other sums of. */
+function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Problems): void {
+  const theirs = other.manifest.disks.find(({ target }) => target === disk.target);
+  if (theirs === undefined) {
+    problems.add([{ kind: 'disk', path: disk.target, message: `${other.root} has no disk ${disk.target}` }]);
+    return;
+  }
+  const otherSums = readSums(other, theirs);
+  const [problem] = otherSums.problems;
+  if (problem !== undefined) throw problem;
+  const [here, there] = [
+    { disk, sums },
+    { disk: theirs, sums: otherSums },
+  ];
+  const differences: ChunkDifference[] = [];
+  let count = 0;
+  for (const range of differingRanges(here, there)) {
+    count += range.count;
+    for (
+      let chunk = range.first;
+      chunk < range.first + range.count && differences.length < MAX_LISTED;
+      chunk++
+    ) {
+      const path = `${disk.target}/${chunkPath(chunk)}`;
+      const [expected, found] = [hashText(there, chunk), hashText(here, chunk)];
+      differences.push({ kind: 'differs', disk: disk.target, chunk, path, expected, found });
+    }
+  }
+  problems.add(differences, count);
+}
