@@ -4,8 +4,10 @@ import { Command, CommanderError } from 'commander';
 import { toolVersion } from './backup/version.js';
 import { cleanupCommand } from './commands/cleanup.js';
 import type { CommandContext } from './commands/context.js';
+import { doctorCommand } from './commands/doctor.js';
 import { listCommand } from './commands/list.js';
 import { mountCommand } from './commands/mount.js';
+import { restoreCommand } from './commands/restore.js';
 import { runCommand } from './commands/run.js';
 import { translateSpellings } from './commands/spellings.js';
 import { unlockCommand } from './commands/unlock.js';
@@ -58,6 +60,8 @@ function createProgram(first: AbortController, second: AbortController): Command
   program.addCommand(runCommand(context, (code) => (exitCode = code)));
   program.addCommand(listCommand(context));
   program.addCommand(unlockCommand(context));
+  program.addCommand(restoreCommand(context));
+  program.addCommand(doctorCommand(context));
   for (const command of program.commands) command.exitOverride();
   return program;
 }

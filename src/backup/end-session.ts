@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ChunkmountError, failed } from '../errors.js';
 import { fsyncDirectory } from '../host/durable.js';
-import { rawViewUndo } from '../image/raw-view.js';
+import { rawViewUndo } from '../image/raw-view-undo.js';
 import type { Reporter } from '../report/reporter.js';
 import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
