@@ -201,6 +201,6 @@ export function handle(served: ServedFilesystem, request: Request, reply: Reply)
   if (entry === undefined) return reply.error(request, ENOSYS);
   const [handler, payload] = entry;
   const length = request.has(payload) ? handler(served, request, reply) : reply.error(request, EINVAL);
-  if (reply.view.getInt32(4, true) === EIO) served.counters[4]!++;
+  if (length === OUT_HEADER_LENGTH && reply.view.getInt32(4, true) === EIO) served.counters[4]!++;
   return length;
 }
