@@ -30,7 +30,8 @@ function lookAt(file: string, role: string): ImageFile & { readonly identity: st
     const device = found.isBlockDevice();
     if (!device && !found.isFile())
       throw failed(`${role} ${file} is neither a file nor a block device`, { details: { path: file } });
-    fs.accessSync(file, fs.constants.R_OK);
+    // Not access(2): that asks for the real user instead of the effective one.
+    fs.closeSync(fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK));
     if (isWrittenByQemu(file)) {
       throw failed(
         `${role} ${file} is in use: a running VM or another QEMU program has it open for writing`,
