@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
 import { endSession } from '../backup/end-session.js';
 import { waitForUnmount } from '../backup/wait-for-unmount.js';
+import { usage } from '../errors.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
@@ -64,5 +65,15 @@ export const mountCommand: CommandModule = (context) =>
   addBackupOptions(addSourceOptions(new Command('mount')))
     .description('freeze disks and mount them as a tree of chunks (the default command)')
     .option('--foreground', 'stay until a signal or an unmount, then clean up')
+    .argument('[nothing...]')
+    .usage('[options]')
     .addHelpText('after', HELP)
-    .action(async (options: MountOptions) => runMount(options, context()));
+    .action(async (operands: string[], options: MountOptions) => {
+      // The default command gets what is no command's name.
+      const [word] = operands;
+      if (word !== undefined)
+        throw usage(`there is no command called ${JSON.stringify(word)}`, {
+          hint: 'see them all: chunkmount --help',
+        });
+      await runMount(options, context());
+    });

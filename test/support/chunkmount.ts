@@ -1,0 +1,93 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { execa, type ResultPromise } from 'execa';
+
+/** The built program, as a user runs it. */
+export const CLI = path.resolve(import.meta.dirname, '../../dist/cli.js');
+
+export interface CliResult {
+  readonly exitCode: number | undefined;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** chunkmount with directories of its own, so that tests do not meet. */
+export class TestChunkmount {
+  readonly directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'cm-cli-'));
+  readonly backupDirectory = path.join(this.directory, 'backup');
+  readonly stateDirectory = path.join(this.directory, 'state');
+
+  get env(): Record<string, string> {
+    return { CHUNKMOUNT_BACKUPDIR: this.backupDirectory, CHUNKMOUNT_STATEDIR: this.stateDirectory };
+  }
+
+  path(...names: string[]): string {
+    return path.join(this.directory, ...names);
+  }
+
+  tree(name: string): string {
+    return path.join(this.backupDirectory, name);
+  }
+
+  /** Starts it; `env` comes on top. */
+  start(args: readonly string[], env: Readonly<Record<string, string>> = {}): ResultPromise {
+    return execa(process.execPath, [CLI, ...args], {
+      env: { ...this.env, ...env },
+      reject: false,
+      stdin: 'ignore',
+      stripFinalNewline: false,
+    });
+  }
+
+  /** Runs it to its end, whatever that is. */
+  async run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<CliResult> {
+    const { exitCode, stdout, stderr } = await this.start(args, env);
+    return { exitCode, stdout: String(stdout), stderr: String(stderr) };
+  }
+
+  /** Runs it; throws with what it said unless it exits with 0. Returns its stdout. */
+  async succeed(...args: string[]): Promise<string> {
+    const result = await this.run(args);
+    if (result.exitCode !== 0)
+      throw new Error(`chunkmount ${args.join(' ')}: ${result.exitCode}\n${result.stderr}`);
+    return result.stdout;
+  }
+
+  /** Ends all sessions and removes every trace. */
+  async close(): Promise<void> {
+    const { exitCode, stderr } = await this.run(['cleanup', '--all']);
+    if (exitCode !== 0 && !fs.existsSync(path.join(this.stateDirectory, 'sessions'))) throw new Error(stderr);
+    fs.rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** What rsync -a would do or did: the files it sent, and the bytes. */
+export interface RsyncReport {
+  readonly files: string[];
+  readonly literalBytes: number;
+}
+
+/** Runs `rsync -a --delete SOURCE/ DESTINATION/` with more options. */
+export async function rsync(source: string, destination: string, ...options: string[]): Promise<RsyncReport> {
+  const args = [
+    '-a',
+    '--delete',
+    '--itemize-changes',
+    '--stats',
+    ...options,
+    `${source}/`,
+    `${destination}/`,
+  ];
+  const { stdout } = await execa('rsync', args, { env: { LC_ALL: 'C' } });
+  const literal = /^Literal data: ([0-9,]+) bytes$/m.exec(stdout);
+  return {
+    files: [...stdout.matchAll(/^>f\S+ (.*)$/gm)].map((match) => match[1]!),
+    literalBytes: Number(literal?.[1]?.replaceAll(',', '')),
+  };
+}
+
+/** The chunk files among paths of a tree. */
+export function chunksAmong(files: readonly string[]): string[] {
+  return files.filter((file) => /\/[0-9a-f]{6}\/[0-9a-f]{8}$/.test(file));
+}
