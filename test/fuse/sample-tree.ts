@@ -33,6 +33,11 @@ export function contentOf(pieces: readonly Piece[]): Buffer {
   return Buffer.concat(pieces.map((piece) => (typeof piece === 'number' ? Buffer.alloc(piece) : piece)));
 }
 
+/** A data chunk, a chunk whose zeros are stored, a hole, a short last chunk. */
+export const SAMPLE_VDA: readonly Piece[] = [noise(CHUNK), Buffer.alloc(CHUNK), CHUNK, noise(100, 2)];
+/** Two directories: 256 chunks and 1. */
+export const SAMPLE_VDB: readonly Piece[] = [256 * CHUNK, noise(1, 3)];
+
 /** Real trees on real image files, which `remove` takes away again. */
 export class SampleTrees {
   readonly #directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-fuse-'));
