@@ -7,7 +7,7 @@ import { identify, type ProcessIdentity, signalProcess, waitForEnd } from '../ho
 import type { UndoHandler, UndoHandlers } from '../session/undo.js';
 import { exportArgument, RAW_VIEW, type RawViewRecord } from './raw-view.js';
 
-const TERM_TIMEOUT_MS = 10_000;
+const TERM_TIMEOUT_MS = 5_000;
 const KILL_TIMEOUT_MS = 10_000;
 
 const recordSchema: v.GenericSchema<unknown, RawViewRecord> = v.object({

@@ -50,6 +50,13 @@ export function openSources(
   }
 }
 
+/** Never throws: closing what was only read loses nothing, and a view whose daemon is gone answers ENOTCONN. */
 export function closeSources(sources: readonly ReaderSource[]): void {
-  for (const { fd } of sources) fs.closeSync(fd);
+  for (const { fd } of sources) {
+    try {
+      fs.closeSync(fd);
+    } catch {
+      // The kernel has freed the descriptor all the same; see close(2).
+    }
+  }
 }
