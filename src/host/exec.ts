@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { execa, type Options } from 'execa';
+import type { Options } from 'execa';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 
 export interface RunOptions {
@@ -23,6 +23,9 @@ export interface RunResult {
 }
 
 const DEFAULT_TIMEOUT_MS = 60_000;
+
+/** Takes 0.1 s to load, which a command that starts no program need not wait for. */
+const loadExeca = () => import('execa');
 
 /** The Debian package of each program we call, for the hint when it is missing. */
 const PACKAGES: Readonly<Record<string, string>> = {
@@ -137,6 +140,7 @@ export async function run(
   const { stdin, ...others } = options(given);
   // execa's types know descriptors 0 to 2 only; it passes on any.
   const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
+  const { execa } = await loadExeca();
   const result = await execa(program, args, { ...others, stdio });
   const exitCode = check(program, args, result, given.accept);
   return { exitCode, stdout: String(result.stdout ?? ''), stderr: String(result.stderr ?? '') };
@@ -148,6 +152,7 @@ export async function* runLines(
   args: readonly string[],
   given: RunOptions = {},
 ): AsyncGenerator<string, void, undefined> {
+  const { execa } = await loadExeca();
   const child = execa(program, args, { ...options(given), buffer: { stdout: false, stderr: true } });
   let rest = '';
   child.stdout?.setEncoding('utf8');
@@ -272,6 +277,7 @@ export async function runForeground(
   args: readonly string[],
   given: { env: Readonly<Record<string, string>>; signal?: AbortSignal },
 ): Promise<ForegroundResult> {
+  const { execa } = await loadExeca();
   const result = await execa(program, args, {
     env: { ...given.env },
     stdio: 'inherit',
