@@ -49,13 +49,14 @@ class Daemon {
     for (const timer of timers) clearInterval(timer);
     this.#stopScanners();
     await scanners;
-    this.finish();
+    this.finish({ seen: false });
   }
 
-  /** The last thing a daemon does while it still can. */
-  finish(): void {
+  /** The last thing a daemon does while it still can. `seen`: somebody may see the tree until we are gone. */
+  finish({ seen }: { seen: boolean }): void {
     try {
-      this.#served.settle();
+      if (seen) this.#served.save();
+      else this.#served.settle();
       this.#writeStatus('ended');
     } catch (error) {
       this.#writeStatus('failed', `the index could not be saved: ${messageOf(error)}`);
@@ -144,7 +145,7 @@ async function main(sessionDirectory: string): Promise<void> {
   let daemon: Daemon | undefined;
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
-      daemon?.finish();
+      daemon?.finish({ seen: true });
       die();
     });
   }
@@ -157,7 +158,7 @@ async function main(sessionDirectory: string): Promise<void> {
     console.error(error);
     const hint = error instanceof ChunkmountError ? error.hint : undefined;
     report({ kind: 'failed', message: messageOf(error), hint });
-    daemon?.finish();
+    daemon?.finish({ seen: true });
     setTimeout(die, 100);
     return;
   }

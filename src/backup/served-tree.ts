@@ -6,6 +6,7 @@ import { diskPart } from '../chunks/inodes.js';
 import { type IndexHeader, StoredIndex } from '../content-index/index-file.js';
 import { CHANGED, createRows, DAMAGED_BLOCKS, RESOLVED, UNREADABLE_COUNT } from '../content-index/rows.js';
 import { saveIndex } from '../content-index/save-index.js';
+import { latestPossibleMtime } from '../content-index/stable-times.js';
 import { settleRecord } from '../content-index/tree-record.js';
 import type { ChunkTree, TreeDisk, TreeFile } from '../fuse/chunk-tree.js';
 import { loadExtentMap } from '../image/extent-map-file.js';
@@ -84,7 +85,11 @@ export class ServedTree {
   /** Saves everything for good: nobody looks at the tree any more. */
   settle(): void {
     this.save();
-    settleRecord(this.config.indexDirectory, this.config.times, this.scanState().changed > 0);
+    const { chunks, resolved, changed } = this.scanState();
+    settleRecord(this.config.indexDirectory, this.config.times, {
+      changed: changed > 0,
+      complete: resolved === chunks,
+    });
   }
 }
 
@@ -109,7 +114,8 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     extents: loadExtentMap(disk.extentsFile).shared,
     sources: openSources(disk.sources, disk.size, disk.view),
     stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
-    sumsMtime: snapshot,
+    // Later than before if anything changed: its size never changes, and a second session may come within the second.
+    sumsMtime: latestPossibleMtime(config.times),
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,
   };

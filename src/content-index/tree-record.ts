@@ -51,11 +51,18 @@ export function openRecord(
   write(indexDirectory, { ...record, names: [...session.names], rootMtime: session.rootMtime, unsettled });
 }
 
-/** To be written once all rows of the session are saved. `changed`: whether any chunk was. */
-export function settleRecord(indexDirectory: string, times: SessionTimes, changed: boolean): void {
+/**
+ * To be written once all rows of the session are saved and nobody sees the tree any more. `changed`: whether any chunk was;
+ * `complete`: whether all chunks were looked at. Those that were not may still have the time that a session cut off showed.
+ */
+export function settleRecord(
+  indexDirectory: string,
+  times: SessionTimes,
+  outcome: { changed: boolean; complete: boolean },
+): void {
   const record = readTreeRecord(indexDirectory);
-  const newest = changed ? Math.max(record.newest, latestPossibleMtime(times)) : record.newest;
-  write(indexDirectory, { ...record, newest, unsettled: 0 });
+  const newest = Math.max(record.newest, times.unsettled, outcome.changed ? latestPossibleMtime(times) : 0);
+  write(indexDirectory, { ...record, newest, unsettled: outcome.complete ? 0 : times.unsettled });
 }
 
 function write(indexDirectory: string, record: TreeRecord): void {
