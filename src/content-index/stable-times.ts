@@ -11,14 +11,17 @@ export interface SessionTimes {
   readonly unsettled: number;
 }
 
-/** mtime of a chunk whose content differs from what its row says: later than it ever had. */
+/**
+ * mtime of a chunk whose content differs from what its row says: later than it ever had. Its row alone does not tell: a
+ * session that was cut off may have shown it with a later time and other content, before it was reverted.
+ */
 export function changedMtime(times: SessionTimes, previous: number): number {
-  return Math.max(times.snapshot, previous + 1, times.unsettled === 0 ? 0 : times.unsettled + 1);
+  return Math.max(times.snapshot, previous + 1, times.newest + 1, times.unsettled + 1);
 }
 
 /** mtime of a chunk of which no row is known: later than anything the tree ever showed. */
 export function newMtime(times: SessionTimes): number {
-  return changedMtime(times, times.newest);
+  return changedMtime(times, 0);
 }
 
 /** No chunk can have a later mtime than this in the session. */

@@ -1,0 +1,89 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { openRecord, readTreeRecord, rootMtime, settleRecord } from '../../src/content-index/tree-record.js';
+
+const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-record-'));
+const file = path.join(directory, 'tree.v1.json');
+afterAll(() => fs.rmSync(directory, { recursive: true }));
+beforeEach(() => fs.rmSync(file, { force: true }));
+
+const EMPTY = { version: 1, names: [], rootMtime: 0, newest: 0, unsettled: 0 };
+
+describe('the record of a tree', () => {
+  it('is empty before the first session', () => {
+    expect(readTreeRecord(directory)).toEqual(EMPTY);
+  });
+
+  it.each([
+    ['nothing', ''],
+    ['half a record', '{"version":1,"names":["vda"'],
+    ['no record', '[]'],
+    ['another version', JSON.stringify({ ...EMPTY, version: 2 })],
+    ['a negative time', JSON.stringify({ ...EMPTY, newest: -1 })],
+    ['a time that is no integer', JSON.stringify({ ...EMPTY, unsettled: 1.5 })],
+    ['names that are none', JSON.stringify({ ...EMPTY, names: [1] })],
+    ['a missing time', JSON.stringify({ ...EMPTY, newest: undefined })],
+  ])('is empty if the file holds %s', (_, text) => {
+    fs.writeFileSync(file, text);
+    expect(readTreeRecord(directory)).toEqual(EMPTY);
+  });
+
+  it('is unsettled while a session is open, and settled after', () => {
+    const times = { snapshot: 1000, newest: 0, unsettled: 0 };
+    openRecord(directory, readTreeRecord(directory), { times, names: ['vda'], rootMtime: 1000 });
+    expect(readTreeRecord(directory)).toEqual({
+      version: 1,
+      names: ['vda'],
+      rootMtime: 1000,
+      newest: 0,
+      unsettled: 1000,
+    });
+    settleRecord(directory, times, { changed: true, complete: true });
+    expect(readTreeRecord(directory)).toMatchObject({ newest: 1000, unsettled: 0 });
+  });
+
+  it('stays as it was over a session in which nothing changed', () => {
+    fs.writeFileSync(file, JSON.stringify({ ...EMPTY, names: ['vda'], rootMtime: 900, newest: 950 }));
+    const before = readTreeRecord(directory);
+    const times = { snapshot: 1000, newest: before.newest, unsettled: before.unsettled };
+    openRecord(directory, before, { times, names: ['vda'], rootMtime: 900 });
+    settleRecord(directory, times, { changed: false, complete: true });
+    expect(readTreeRecord(directory)).toEqual(before);
+  });
+
+  it('remembers all sessions that were cut off', () => {
+    openRecord(directory, readTreeRecord(directory), {
+      times: { snapshot: 1000, newest: 0, unsettled: 0 },
+      names: [],
+      rootMtime: 1,
+    });
+    const second = readTreeRecord(directory);
+    const times = { snapshot: 500, newest: second.newest, unsettled: second.unsettled };
+    openRecord(directory, second, { times, names: [], rootMtime: 1 });
+    expect(readTreeRecord(directory).unsettled).toBe(1001);
+    settleRecord(directory, times, { changed: false, complete: false });
+    expect(readTreeRecord(directory)).toMatchObject({ newest: 1000, unsettled: 1000 });
+    settleRecord(directory, times, { changed: true, complete: true });
+    expect(readTreeRecord(directory)).toMatchObject({ newest: 1001, unsettled: 0 });
+  });
+});
+
+describe('rootMtime', () => {
+  const record = { ...EMPTY, version: 1 as const, names: ['vda', 'vda.xxh64'], rootMtime: 900 };
+
+  it('stays while the names are the same, in any order', () => {
+    expect(rootMtime(record, ['vda.xxh64', 'vda'], 1000)).toBe(900);
+  });
+
+  it('changes with the names, to something later', () => {
+    expect(rootMtime(record, ['vda', 'vda.xxh64', 'vdb'], 1000)).toBe(1000);
+    expect(rootMtime(record, ['vda'], 1000)).toBe(1000);
+    expect(rootMtime(record, ['vda'], 800)).toBe(901);
+  });
+
+  it('is that of the snapshot the first time', () => {
+    expect(rootMtime({ ...EMPTY, version: 1 }, [], 1000)).toBe(1000);
+  });
+});
