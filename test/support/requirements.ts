@@ -64,7 +64,7 @@ export const libvirt: Requirement = async () => {
 /** Newest compiled file is as new as its source, for all of src/: tests that start our processes run dist/. */
 export const build: Requirement = () => {
   const sources = fs.readdirSync(path.join(ROOT, 'src'), { recursive: true, encoding: 'utf8' });
-  const stale = sources.filter((source) => source.endsWith('.ts') && isStale(source));
+  const stale = sources.filter((source) => /(?<!\.d)\.ts$/.test(source) && isStale(source));
   return stale.length === 0
     ? undefined
     : `dist/ is older than src/${stale[0]}: npx tsc -p tsconfig.build.json`;
