@@ -13,7 +13,7 @@ import { runCommand } from './commands/run.js';
 import { translateSpellings } from './commands/spellings.js';
 import { unlockCommand } from './commands/unlock.js';
 import { verifyCommand } from './commands/verify.js';
-import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf } from './errors.js';
+import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode } from './errors.js';
 import { TerminalReporter } from './report/terminal-reporter.js';
 import { TextReporter } from './report/text-reporter.js';
 
@@ -32,10 +32,39 @@ let exitCode = 0;
 function catchSignals(first: AbortController, second: AbortController): void {
   for (const signal of SIGNALS) {
     process.on(signal, () => {
-      (first.signal.aborted ? second : first).abort(new Error(`ended by ${signal}`));
+      const again = first.signal.aborted;
+      process.stderr.write(
+        again
+          ? `chunkmount: ${signal} again: leaving the rest to chunkmount cleanup\n`
+          : `chunkmount: ${signal}: stopping and cleaning up; a second signal leaves that to chunkmount cleanup\n`,
+      );
       received ??= signal;
+      (again ? second : first).abort(new Error(`ended by ${signal}`));
     });
   }
+}
+
+/** A terminal or pipe that is gone must not keep us from giving a VM its disks back. */
+function surviveClosedOutput(): void {
+  process.stderr.on('error', () => {});
+  process.stdout.on('error', (error) => {
+    // Whoever closes a pipe has read enough.
+    if (systemCode(error) === 'EPIPE') return;
+    process.stderr.write(`chunkmount: error: the result cannot be written: ${messageOf(error)}\n`);
+    exitCode ||= EXIT_CODES.failed;
+  });
+}
+
+/** How commander shows help, and mistakes: in the form of our own errors. */
+function configure(command: Command, name: string): void {
+  command
+    .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
+    .showHelpAfterError(`  see ${name} --help`)
+    .configureOutput({
+      outputError: (text, write) =>
+        write(text.replace(/^error: /, 'chunkmount: error: ').replace('\n(Did', ' (did')),
+    });
 }
 
 function createProgram(first: AbortController, second: AbortController): Command {
@@ -54,9 +83,7 @@ function createProgram(first: AbortController, second: AbortController): Command
     )
     .version(toolVersion())
     .option('--debug', 'say what is done and why')
-    .option('--json', 'the result as one JSON object on stdout')
-    .exitOverride()
-    .configureOutput({ writeErr: (text) => process.stderr.write(text) });
+    .option('--json', 'the result as one JSON object on stdout');
   program.addCommand(mountCommand(context), { isDefault: true });
   program.addCommand(cleanupCommand(context));
   program.addCommand(runCommand(context, (code) => (exitCode = code)));
@@ -66,23 +93,24 @@ function createProgram(first: AbortController, second: AbortController): Command
   program.addCommand(verifyCommand(context));
   program.addCommand(diffCommand(context));
   program.addCommand(doctorCommand(context));
-  for (const command of program.commands) command.exitOverride();
+  configure(program, 'chunkmount');
+  for (const command of program.commands) configure(command, `chunkmount ${command.name()}`);
   return program;
 }
 
-function printError(error: unknown): void {
+function printError(error: unknown, debug: boolean): void {
   process.stderr.write(`chunkmount: error: ${messageOf(error)}\n`);
   if (error instanceof ChunkmountError && error.hint !== undefined) process.stderr.write(`  ${error.hint}\n`);
-  if (process.argv.includes('--debug') && error instanceof Error) {
+  if (debug && error instanceof Error) {
     const details = error instanceof ChunkmountError ? `${JSON.stringify(error.details)}\n` : '';
     process.stderr.write(`${details}${error.stack ?? ''}\n`);
   }
 }
 
 /** The exit code for what was thrown; commander has printed its own messages already. */
-function handleError(error: unknown): number {
+function handleError(error: unknown, debug: boolean): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_CODES.usage;
-  printError(error);
+  printError(error, debug);
   return exitCodeOf(error);
 }
 
@@ -90,12 +118,12 @@ async function main(): Promise<number> {
   const first = new AbortController();
   const second = new AbortController();
   catchSignals(first, second);
+  surviveClosedOutput();
+  const program = createProgram(first, second);
   try {
-    await createProgram(first, second).parseAsync(translateSpellings(process.argv.slice(2)), {
-      from: 'user',
-    });
+    await program.parseAsync(translateSpellings(process.argv.slice(2)), { from: 'user' });
   } catch (error) {
-    exitCode = handleError(error);
+    exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);
   }
   return received === undefined ? exitCode : 128 + constants.signals[received];
 }

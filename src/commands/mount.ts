@@ -65,15 +65,14 @@ export const mountCommand: CommandModule = (context) =>
   addBackupOptions(addSourceOptions(new Command('mount')))
     .description('freeze disks and mount them as a tree of chunks (the default command)')
     .option('--foreground', 'stay until a signal or an unmount, then clean up')
-    .argument('[nothing...]')
-    .usage('[options]')
+    // The default command gets what is no command's name.
+    .allowExcessArguments()
     .addHelpText('after', HELP)
-    .action(async (operands: string[], options: MountOptions) => {
-      // The default command gets what is no command's name.
-      const [word] = operands;
+    .action(async (options: MountOptions, command: Command) => {
+      const [word] = command.args;
       if (word !== undefined)
-        throw usage(`there is no command called ${JSON.stringify(word)}`, {
-          hint: 'see them all: chunkmount --help',
+        throw usage(`${JSON.stringify(word)} is neither a command nor an option`, {
+          hint: 'see chunkmount --help; a VM is given as --vm=NAME',
         });
       await runMount(options, context());
     });

@@ -85,7 +85,8 @@ async function endAll(
 export const runCommand = (context: () => CommandContext, exit: (code: number) => void): Command =>
   addBackupOptions(addSourceOptions(new Command('run')))
     .description('mount, run a command, and clean up whatever it does')
-    .argument('<command...>', 'after --')
+    .argument('<command...>', 'what to run, and its arguments: after --')
+    .usage('[options] -- COMMAND [ARG…]')
     .addHelpText('after', HELP)
     .action(async (command: string[], options: RunCommandOptions) => {
       exit(await runRun(command, options, context()));
