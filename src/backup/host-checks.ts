@@ -4,7 +4,6 @@ import { messageOf } from '../errors.js';
 import { loadFuseNative } from '../fuse/native/load.js';
 import { run } from '../host/exec.js';
 import { Virsh } from '../libvirt/virsh.js';
-import { formatBytes } from '../report/format.js';
 
 /** ok: there. missing: what needs it does not work. poor: it works, with a drawback. */
 export type CheckState = 'ok' | 'missing' | 'poor';
@@ -18,6 +17,8 @@ export interface CheckResult {
   readonly need?: string;
   /** A command that mends it. */
   readonly fix?: string;
+  /** Bytes that are free there. */
+  readonly free?: number;
 }
 
 interface Program {
@@ -166,7 +167,7 @@ function checkDirectory(name: string, directory: string): CheckResult {
     };
   }
   const { bavail, bsize } = fs.statfsSync(place);
-  return { name, state: 'ok', detail: `${directory}, ${formatBytes(bavail * bsize)} free` };
+  return { name, state: 'ok', detail: directory, free: bavail * bsize };
 }
 
 /** Looks at what chunkmount needs on this host. Changes nothing. */

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { type CheckResult, checkHost } from '../backup/host-checks.js';
 import { failed } from '../errors.js';
+import { formatBytes } from '../report/format.js';
 import {
   addConnectOption,
   addDirectoryOptions,
@@ -19,8 +20,9 @@ Exit status: 0 nothing is missing; 1 something is.`;
 
 const MARKS = { ok: 'ok     ', poor: 'poor   ', missing: 'missing' } as const;
 
-function describe({ name, state, detail, need, fix }: CheckResult): string[] {
-  const lines = [`${MARKS[state]} ${name}: ${detail}`];
+function describe({ name, state, detail, need, fix, free }: CheckResult): string[] {
+  const space = free === undefined ? '' : `, ${formatBytes(free)} free`;
+  const lines = [`${MARKS[state]} ${name}: ${detail}${space}`];
   if (need !== undefined) lines.push(`        needed for: ${need}`);
   if (fix !== undefined) lines.push(`        to mend it: ${fix}`);
   return lines;
