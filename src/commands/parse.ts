@@ -21,6 +21,7 @@ export function parseChunkSize(text: string): number {
 
 /** The elements of `a,b,c`. Empty ones are a mistake that is better named than ignored. */
 export function parseList(text: string, option: string): string[] {
+  if (text.trim() === '') throw usage(`${option} is empty`, { hint: `give it as ${option}=first,second` });
   const elements = text.split(',').map((element) => element.trim());
   if (elements.includes(''))
     throw usage(`${option}=${text} has an empty element`, { hint: `give it as ${option}=first,second` });

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import type { Command } from 'commander';
 import type { Source } from '../backup/source.js';
 import { checkName } from '../chunks/names.js';
-import { failed, messageOf, usage } from '../errors.js';
+import { failed, messageOf, systemCode, usage } from '../errors.js';
 import { imageFormat } from '../image/format.js';
 import { Virsh } from '../libvirt/virsh.js';
 import { parseList } from './parse.js';
@@ -53,7 +53,16 @@ function realPath(file: string): string {
   try {
     return fs.realpathSync(file);
   } catch (error) {
-    throw failed(`the image ${file} cannot be found: ${messageOf(error)}`, { cause: error });
+    if (systemCode(error) === 'ENOENT') {
+      throw failed(`there is no image ${file}`, {
+        hint: 'look at --image: is it spelt right?',
+        cause: error,
+      });
+    }
+    throw failed(`the image ${file} cannot be found: ${messageOf(error)}`, {
+      hint: 'may this user read all directories above it?',
+      cause: error,
+    });
   }
 }
 
@@ -68,6 +77,10 @@ async function domainNames(options: SourceOptions, signal: AbortSignal): Promise
   if (options.allRunning === true) names.push(...(await virsh.list('active')).map(({ name }) => name));
   if (options.vm === 'all') names.push(...(await virsh.list()).map(({ name }) => name));
   else if (options.vm !== undefined) names.push(...parseList(options.vm, '--vm').map(checkName));
-  if (names.length === 0) throw usage('there is no such VM', { hint: 'see them all: virsh list --all' });
+  if (names.length === 0) {
+    throw failed(options.vm === undefined ? 'no VM is running' : 'libvirt knows no VM', {
+      hint: 'see them all: virsh list --all; another libvirt is named by --connect=URI',
+    });
+  }
   return [...new Set(names)];
 }
