@@ -1,4 +1,4 @@
-import { ChunkmountError, messageOf } from '../errors.js';
+import { ChunkmountError, type ErrorKind, messageOf } from '../errors.js';
 import type { Reporter } from '../report/reporter.js';
 
 /** What became of one VM of several. */
@@ -45,6 +45,15 @@ export function throwFailures(outcomes: readonly Outcome<unknown>[], reporter: R
     reporter.warn(`${name}: ${messageOf(error)}${hint}`);
   }
   const names = failures.map(({ name }) => name).join(', ');
-  const kind = failures.length < outcomes.length ? 'partial' : 'failed';
-  throw new ChunkmountError(kind, `${failures.length} of ${outcomes.length} failed: ${names}`);
+  const kind = failures.length < outcomes.length ? 'partial' : commonKind(failures.map(({ error }) => error));
+  throw new ChunkmountError(kind, `${failures.length} of ${outcomes.length} failed: ${names}`, {
+    hint: 'the warnings above say why',
+  });
+}
+
+/** What all have in common: all were locked, all names were wrong; else they just failed. */
+function commonKind(errors: readonly unknown[]): ErrorKind {
+  const kinds = new Set(errors.map((error) => (error instanceof ChunkmountError ? error.kind : 'failed')));
+  const [kind] = kinds;
+  return kinds.size === 1 && kind !== undefined ? kind : 'failed';
 }

@@ -24,15 +24,15 @@ const PLAIN = {
 
 function row(session: SessionSummary): string[] {
   const { daemon, space } = session;
-  const scanned =
-    daemon === null ? '' : `${Math.floor((100 * daemon.scan.resolved) / Math.max(1, daemon.scan.chunks))} %`;
+  const { resolved = 0, chunks = 0 } = daemon?.scan ?? {};
+  const scanned = chunks === 0 ? 100 : Math.floor((100 * resolved) / chunks);
   return [
     session.name,
     session.state + (session.kept && session.state !== 'locked' ? ', lock kept' : ''),
     session.mountpoint ?? '-',
     session.disks.map(({ target, snapshot }) => `${target}:${snapshot}`).join(' ') || '-',
     session.age === null ? '-' : formatDuration(session.age),
-    scanned || '-',
+    daemon === null ? '-' : `${scanned} %`,
     daemon === null ? '-' : String(daemon.scan.changed),
     space.length === 0
       ? '-'

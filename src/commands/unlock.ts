@@ -26,9 +26,11 @@ export async function runUnlock(options: UnlockOptions, context: CommandContext)
   if (names.length === 0) throw usage('nothing to unlock was named', { hint: 'give --vm=NAME' });
   const outcomes = await forEachName(names, signal, async (name) => {
     const lock = await Lock.acquire(locks, name, { command: 'unlock', evenIfKept: true });
-    if (!lock.releaseKept()) reporter.notice(`${name} was not locked`);
+    const kept = lock.releaseKept();
+    if (!kept) reporter.notice(`${name} was not locked`);
+    return kept;
   });
-  const unlocked = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.name] : []));
+  const unlocked = outcomes.flatMap((outcome) => (outcome.ok && outcome.value ? [outcome.name] : []));
   printResult(context, { unlocked, failed: failuresOf(outcomes) }, []);
   throwFailures(outcomes, reporter);
 }
