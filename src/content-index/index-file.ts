@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
-import { systemCode } from '../errors.js';
+import { messageOf, systemCode } from '../errors.js';
 import {
   announceChange,
   BLOCK_ABSENT,
@@ -97,7 +97,7 @@ export class StoredIndex {
       if (systemCode(error) === 'ENOENT') return undefined;
       return `the index ${file} cannot be opened (${systemCode(error) ?? 'unknown error'})`;
     }
-    const header = readHeader(fd, hasher);
+    const header = tryReadHeader(fd, hasher);
     if (typeof header === 'string') {
       fs.closeSync(fd);
       return `the index ${file} ${header}`;
@@ -110,8 +110,16 @@ export class StoredIndex {
     return new StoredIndex(fd, header);
   }
 
-  /** Copies the stored rows of `block` into `rows`. False: they are damaged, and nothing was copied. */
+  /** Copies the stored rows of `block` into `rows`. False: they are damaged or unreadable, and nothing was copied. */
   loadBlock(block: number, rows: Rows, hasher: ChunkHasher): boolean {
+    try {
+      return this.#loadBlock(block, rows, hasher);
+    } catch {
+      return false;
+    }
+  }
+
+  #loadBlock(block: number, rows: Rows, hasher: ChunkHasher): boolean {
     const first = block * ROWS_PER_BLOCK;
     const stored = Math.min(ROWS_PER_BLOCK, this.header.chunkCount - first);
     if (stored <= 0) return true;
@@ -128,6 +136,14 @@ export class StoredIndex {
 
   close(): void {
     fs.closeSync(this.fd);
+  }
+}
+
+function tryReadHeader(fd: number, hasher: ChunkHasher): IndexHeader | string {
+  try {
+    return readHeader(fd, hasher);
+  } catch (error) {
+    return `cannot be read (${systemCode(error) ?? messageOf(error)})`;
   }
 }
 
