@@ -28,7 +28,10 @@ export interface BeginRequest {
   /** For the lock's record. */
   readonly command: string;
   readonly reporter: Reporter;
+  /** Stop, and undo what has been begun. */
   readonly signal?: AbortSignal | undefined;
+  /** Stop undoing, too; what is left stays for `cleanup`. */
+  readonly insisted?: AbortSignal | undefined;
 }
 
 /** What a mounted session is to the command that began it. */
@@ -49,17 +52,20 @@ export async function beginSession(request: BeginRequest): Promise<BegunSession>
   const { source, settings, reporter } = request;
   const name = checkName(source.name);
   const lock = await Lock.acquire(settings.state.locks, name, { command: request.command });
+  let keep = false;
   try {
     checkNoSession(name, settings);
     const mountpoint = mountpointFor(settings.backupDirectory, name);
     checkMountpoint(mountpoint);
     const directory = settings.state.session(name);
-    makeDirectory(directory);
-    const journal = new Journal(settings.state.journal(name));
+    const journal = makeJournal(settings, name);
     try {
-      return await build(request, { mountpoint, directory, journal });
+      const begun = await build(request, { mountpoint, directory, journal });
+      keep = settings.keepLock;
+      return begun;
     } catch (error) {
-      const problems = await undoSession({ name, state: settings.state, journal, reporter });
+      const signal = request.insisted;
+      const problems = await undoSession({ name, state: settings.state, journal, reporter, signal });
       for (const problem of problems) reporter.warn(messageOf(problem));
       if (problems.length > 0) reporter.warn(`${name} is not as it was: run chunkmount cleanup --vm=${name}`);
       throw error;
@@ -67,7 +73,18 @@ export async function beginSession(request: BeginRequest): Promise<BegunSession>
       journal.close();
     }
   } finally {
-    lock.release();
+    lock.release({ keep });
+  }
+}
+
+/** The session exists from now on. A directory without a journal would be one that is never ended. */
+function makeJournal({ state }: BackupSettings, name: string): Journal {
+  makeDirectory(state.session(name));
+  try {
+    return new Journal(state.journal(name));
+  } catch (error) {
+    fs.rmSync(state.session(name), { recursive: true, force: true });
+    throw error;
   }
 }
 

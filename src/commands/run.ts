@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
 import { endSession } from '../backup/end-session.js';
 import type { BackupSettings } from '../backup/settings.js';
-import { usage } from '../errors.js';
+import { messageOf, usage } from '../errors.js';
 import { runForeground } from '../host/exec.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import type { CommandContext } from './context.js';
@@ -29,10 +29,10 @@ async function beginAll(
   context: CommandContext,
   begun: BegunSession[],
 ): Promise<void> {
-  const { reporter, signal } = context;
+  const { reporter, signal, insisted } = context;
   for (const source of await selectSources(options, signal)) {
     signal.throwIfAborted();
-    begun.push(await beginSession({ source, settings, command: 'run', reporter, signal }));
+    begun.push(await beginSession({ source, settings, command: 'run', reporter, signal, insisted }));
   }
 }
 
@@ -49,25 +49,27 @@ export async function runRun(
     });
   const settings = backupSettings(options);
   const begun: BegunSession[] = [];
-  let exitCode = 0;
+  let exitCode: number;
   try {
     await beginAll(options, settings, context, begun);
     const trees = begun.map(({ mountpoint }) => mountpoint);
     const env = { CHUNKMOUNT_TREE: trees[0]!, CHUNKMOUNT_TREES: trees.join(':') };
     const result = await runForeground(program, args, { env, signal: context.signal });
     exitCode = result.exitCode ?? 128 + (result.signal === undefined ? 0 : constants.signals[result.signal]);
-  } finally {
-    await endAll(begun, settings, context, exitCode);
+  } catch (error) {
+    await endAll(begun, settings, context, false);
+    throw error;
   }
+  await endAll(begun, settings, context, exitCode === 0);
   return exitCode;
 }
 
-/** A cleanup that fails decides the exit code only where the command itself went well. */
+/** Ends all sessions. Throws what went wrong with that only if all before `wentWell`. */
 async function endAll(
   begun: readonly BegunSession[],
   { state, keepLock }: BackupSettings,
   { reporter, insisted }: CommandContext,
-  exitCode: number,
+  wentWell: boolean,
 ): Promise<void> {
   const outcomes = await forEachName(
     begun.map(({ name }) => name),
@@ -77,8 +79,8 @@ async function endAll(
   try {
     throwFailures(outcomes, reporter);
   } catch (error) {
-    if (exitCode === 0) throw error;
-    reporter.warn(String(error));
+    if (wentWell) throw error;
+    reporter.warn(messageOf(error));
   }
 }
 
