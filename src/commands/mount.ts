@@ -28,19 +28,21 @@ Examples:
 /** Mounts the trees of VMs or images. Sessions stay until `cleanup`, or with --foreground until a signal or unmount. */
 export async function runMount(options: MountOptions, context: CommandContext): Promise<void> {
   const settings = backupSettings(options);
-  const { reporter, signal } = context;
+  const { reporter, signal, insisted } = context;
   const sources = await selectSources(options, signal);
   const byName = new Map(sources.map((source) => [source.name, source]));
   const outcomes = await forEachName([...byName.keys()], signal, (name) =>
-    beginSession({ source: byName.get(name)!, settings, command: 'mount', reporter, signal }),
+    beginSession({ source: byName.get(name)!, settings, command: 'mount', reporter, signal, insisted }),
   );
-  const mounted = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
+  const begun = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
+  // Whoever ends us does not want the trees that were begun before, either.
+  const mounted = signal.aborted ? [] : begun;
   printResult(
     context,
     { mounted, failed: failuresOf(outcomes) },
     mounted.map(({ mountpoint }) => mountpoint),
   );
-  if (options.foreground === true) await stay(mounted, options, context);
+  if (options.foreground === true || signal.aborted) await stay(begun, options, context);
   throwFailures(outcomes, reporter);
 }
 
