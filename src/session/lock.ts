@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { ChunkmountError, systemCode } from '../errors.js';
+import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { isAlive, ownIdentity, type ProcessIdentity } from '../host/process-identity.js';
@@ -30,6 +30,18 @@ function parseRecord(text: string | undefined): LockRecord | undefined {
   }
 }
 
+function openLockFile(directory: string, name: string): number {
+  try {
+    makeDirectory(directory);
+    return fs.openSync(path.join(directory, `${name}.flock`), 'a', 0o600);
+  } catch (error) {
+    throw failed(`the state directory ${path.dirname(directory)} cannot be used: ${messageOf(error)}`, {
+      hint: 'run this as root, or give another one with --statedir or in CHUNKMOUNT_STATEDIR',
+      cause: error,
+    });
+  }
+}
+
 /**
  * At most one command works on a VM at a time. The lock is flock(2) on `<directory>/<name>.flock`, so the kernel drops it
  * when we die, however that happens; beside it, `<name>.json` says who holds it. A record that is marked as
@@ -53,9 +65,8 @@ export class Lock {
     name: string,
     options: { command: string; evenIfKept?: boolean },
   ): Promise<Lock> {
-    makeDirectory(directory);
     const recordFile = path.join(directory, `${name}.json`);
-    const fd = fs.openSync(path.join(directory, `${name}.flock`), 'a', 0o600);
+    const fd = openLockFile(directory, name);
     try {
       // flock(2) locks belong to the open file, which flock(1) shares with us as its descriptor 3.
       const { exitCode } = await run('flock', ['-x', '-n', '-E', String(FLOCK_CONFLICT_EXIT_CODE), '3'], {
