@@ -1,0 +1,346 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ChunkHasher } from '../../src/chunks/chunk-hash.js';
+import { type Geometry, geometry } from '../../src/chunks/geometry.js';
+import type { StoredIndex } from '../../src/content-index/index-file.js';
+import { type DiskReader, Resolver, type ZeroMap } from '../../src/content-index/resolver.js';
+import {
+  CHANGED,
+  createRows,
+  DATA,
+  RESOLVED,
+  type Rows,
+  STOP,
+  UNKNOWN,
+  UNREADABLE,
+  UNREADABLE_COUNT,
+  ZERO,
+} from '../../src/content-index/rows.js';
+import { scanDisk } from '../../src/content-index/scan.js';
+import { build, requireAll } from '../support/requirements.js';
+import { CHUNK, hasher, header, rowOf, SampleIndexes } from './sample-index.js';
+
+const TIMES = { snapshot: 1000, newest: 900, unsettled: 0 };
+const NO_ZEROS: ZeroMap = { isZero: () => false };
+
+const indexes = new SampleIndexes();
+beforeAll(() => requireAll(build));
+afterAll(() => indexes.remove());
+
+/** A disk in memory whose chunks in `bad` cannot be read. */
+class MemoryDisk implements DiskReader {
+  readonly reads: [position: number, length: number][] = [];
+
+  constructor(
+    readonly bytes: Buffer,
+    readonly bad: readonly number[] = [],
+  ) {}
+
+  read(position: number, length: number, buffer: Uint8Array, offset: number): void {
+    this.reads.push([position, length]);
+    const touches = (chunk: number) => chunk * CHUNK < position + length && (chunk + 1) * CHUNK > position;
+    if (this.bad.some(touches)) throw new Error('bad sector');
+    buffer.set(this.bytes.subarray(position, position + length), offset);
+  }
+}
+
+function noise(length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  for (let i = 0; i < length; i++) bytes[i] = (Math.imul(i + 1, 2654435761) >>> 24) | 1;
+  return bytes;
+}
+
+interface Case {
+  readonly reader: MemoryDisk;
+  readonly rows: Rows;
+  readonly resolver: Resolver;
+}
+
+interface Changes {
+  bad?: readonly number[];
+  zeroMap?: ZeroMap;
+  hash?: ChunkHasher;
+  stored?: StoredIndex;
+}
+
+function onDisk(bytes: Buffer, { bad, zeroMap = NO_ZEROS, hash = hasher, stored }: Changes = {}): Case {
+  const disk = geometry(bytes.length, CHUNK);
+  const reader = new MemoryDisk(bytes, bad);
+  const rows = createRows(disk.chunkCount);
+  const resolver = new Resolver(disk, rows, reader, zeroMap, hash, TIMES, stored);
+  return { reader, rows, resolver };
+}
+
+function hashOf(bytes: Uint8Array): readonly [number, number] {
+  const into = new Uint32Array(2);
+  hasher.hash(bytes, into, 0);
+  return [into[0]!, into[1]!];
+}
+
+describe('resolve', () => {
+  it.each([1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 500])(
+    'knows the hashes of a disk of %i bytes',
+    (size) => {
+      const bytes = noise(size);
+      const { rows, resolver } = onDisk(bytes);
+      for (let chunk = 0; chunk < rows.count; chunk++) {
+        expect(resolver.resolve(chunk)).toBe(DATA);
+        const expected = hashOf(bytes.subarray(chunk * CHUNK, (chunk + 1) * CHUNK));
+        expect(rowOf(rows, chunk)).toEqual([...expected, 1000]);
+      }
+      expect([rows.control[RESOLVED], rows.control[CHANGED]]).toEqual([rows.count, rows.count]);
+    },
+  );
+
+  it('reads a chunk once', () => {
+    const { reader, resolver } = onDisk(noise(2 * CHUNK));
+    for (const chunk of [1, 1, 0, 1]) resolver.resolve(chunk);
+    expect(reader.reads).toEqual([
+      [CHUNK, CHUNK],
+      [0, CHUNK],
+    ]);
+  });
+});
+
+describe('times', () => {
+  /** The index of a session at 800 over `bytes`. */
+  function stored(bytes: Buffer): StoredIndex {
+    const first = geometry(bytes.length, CHUNK);
+    const rows = createRows(first.chunkCount);
+    const times = { snapshot: 800, newest: 0, unsettled: 0 };
+    const before = new Resolver(first, rows, new MemoryDisk(bytes), NO_ZEROS, hasher, times, undefined);
+    before.resolveRange(0, first.chunkCount);
+    indexes.save(header(first.chunkCount, { diskSize: bytes.length }), rows);
+    return indexes.open();
+  }
+
+  it('stay for chunks that did not change, and only for those', () => {
+    const bytes = noise(5 * CHUNK);
+    const previous = stored(bytes);
+    bytes[2 * CHUNK + 17]! ^= 1;
+    const { rows, resolver } = onDisk(bytes, { stored: previous });
+    resolver.resolveRange(0, 5);
+    previous.close();
+    expect([...rows.mtimes]).toEqual([800, 800, 1000, 800, 800]);
+    expect(rows.control[CHANGED]).toBe(1);
+  });
+
+  it('change for a last chunk that grew by zeros', () => {
+    const bytes = noise(CHUNK + 100);
+    const previous = stored(bytes);
+    const { rows, resolver } = onDisk(Buffer.concat([bytes, Buffer.alloc(50)]), { stored: previous });
+    resolver.resolveRange(0, 2);
+    previous.close();
+    expect([...rows.mtimes]).toEqual([800, 1000]);
+  });
+
+  it('change when zeros become data and data zeros', () => {
+    const previous = stored(Buffer.concat([noise(CHUNK), Buffer.alloc(CHUNK)]));
+    const { rows, resolver } = onDisk(Buffer.concat([Buffer.alloc(CHUNK), noise(CHUNK)]), {
+      stored: previous,
+    });
+    expect([resolver.resolve(0), resolver.resolve(1)]).toEqual([ZERO, DATA]);
+    previous.close();
+    expect([...rows.mtimes]).toEqual([1000, 1000]);
+  });
+
+  it('of chunks that were not there before are later than all', () => {
+    const previous = stored(noise(CHUNK));
+    const { rows, resolver } = onDisk(noise(3 * CHUNK), { stored: previous });
+    resolver.resolveRange(0, 3);
+    previous.close();
+    expect([...rows.mtimes]).toEqual([800, 1000, 1000]);
+  });
+
+  it('stay when a chunk cannot be read', () => {
+    const previous = stored(noise(3 * CHUNK));
+    const { rows, resolver } = onDisk(noise(3 * CHUNK), { stored: previous, bad: [1] });
+    resolver.resolveRange(0, 3);
+    // A block is loaded when one of its rows is needed.
+    expect(rowOf(rows, 1)).toEqual([...hashOf(noise(3 * CHUNK).subarray(CHUNK, 2 * CHUNK)), 800]);
+    previous.close();
+  });
+});
+
+describe('an unreadable chunk', () => {
+  it.each([0, 3, 9])('%i leaves its neighbours readable', (bad) => {
+    const { rows, resolver } = onDisk(noise(10 * CHUNK), { bad: [bad] });
+    resolver.resolveRange(0, 10);
+    const states = [...rows.states];
+    expect(states.indexOf(UNREADABLE)).toBe(bad);
+    expect(states.filter((state) => state === DATA)).toHaveLength(9);
+    expect([rows.control[RESOLVED], rows.control[UNREADABLE_COUNT]]).toEqual([9, 1]);
+    expect(resolver.resolve(bad)).toBe(UNREADABLE);
+  });
+
+  it('is not read again and again', () => {
+    const { reader, resolver } = onDisk(noise(CHUNK), { bad: [0] });
+    for (let time = 0; time < 3; time++) expect(resolver.resolve(0)).toBe(UNREADABLE);
+    expect(reader.reads).toHaveLength(1);
+  });
+});
+
+describe('zeros', () => {
+  it('are found in what was read, also in a short last chunk', () => {
+    const bytes = Buffer.alloc(3 * CHUNK + 5);
+    bytes[2 * CHUNK - 1] = 1;
+    const { resolver } = onDisk(bytes);
+    expect([0, 1, 2, 3].map((chunk) => resolver.resolve(chunk))).toEqual([ZERO, DATA, ZERO, ZERO]);
+  });
+
+  it('that are known to be there are not read, and have the hash of zeros', () => {
+    const { rows, reader, resolver } = onDisk(Buffer.alloc(3 * CHUNK + 5), {
+      zeroMap: { isZero: () => true },
+    });
+    resolver.resolveRange(0, 2);
+    expect([resolver.resolve(2), resolver.resolve(3)]).toEqual([ZERO, ZERO]);
+    expect(reader.reads).toEqual([]);
+    expect(rowOf(rows, 0)).toEqual([...hashOf(Buffer.alloc(CHUNK)), 1000]);
+    expect(rowOf(rows, 3)).toEqual([...hashOf(Buffer.alloc(5)), 1000]);
+  });
+
+  // st_blocks of 0 makes tar store nothing, so a colliding hash must not do.
+  it('are more than the hash of zeros', () => {
+    const colliding: ChunkHasher = {
+      implementation: 'native',
+      hash: (_, into, at) => into.set([1, 2], at),
+    };
+    const bytes = Buffer.alloc(3 * CHUNK);
+    bytes[CHUNK] = 1;
+    bytes[3 * CHUNK - 1] = 1;
+    const { resolver } = onDisk(bytes, { hash: colliding });
+    expect([0, 1, 2].map((chunk) => resolver.resolve(chunk))).toEqual([ZERO, DATA, DATA]);
+  });
+});
+
+describe('resolveRange', () => {
+  it('reads neighbours at once, up to 1 MiB, around those that are known', () => {
+    const { reader, resolver } = onDisk(noise(600 * CHUNK));
+    resolver.resolve(5);
+    resolver.resolveRange(0, 600);
+    expect(reader.reads.map(([position, length]) => [position / CHUNK, length / CHUNK])).toEqual([
+      [5, 1],
+      [0, 5],
+      [6, 256],
+      [262, 256],
+      [518, 82],
+    ]);
+  });
+
+  it('of nothing reads nothing', () => {
+    const { reader, resolver } = onDisk(noise(CHUNK));
+    resolver.resolveRange(0, 0);
+    resolver.resolveRange(1, 1);
+    expect(reader.reads).toEqual([]);
+  });
+});
+
+describe('scanDisk', () => {
+  it('resolves everything', () => {
+    const { rows, resolver } = onDisk(noise(3000 * CHUNK + 1));
+    scanDisk(resolver);
+    expect(rows.control[RESOLVED]).toBe(3001);
+    expect(rows.states.includes(UNKNOWN)).toBe(false);
+  });
+
+  it('ends when told to', () => {
+    const { rows, resolver, reader } = onDisk(noise(3000 * CHUNK));
+    const stopAtSecond = reader.read.bind(reader);
+    reader.read = (...args) => {
+      if (reader.reads.length === 5) Atomics.store(rows.control, STOP, 1);
+      stopAtSecond(...args);
+    };
+    scanDisk(resolver);
+    expect(rows.control[RESOLVED]).toBe(2048);
+  });
+});
+
+interface Work {
+  readonly scan?: boolean;
+  readonly chunks?: readonly number[];
+  readonly ranges?: readonly (readonly [number, number])[];
+}
+
+describe('several threads on the same rows', () => {
+  const COUNT = 2000;
+  const disk: Geometry = geometry(COUNT * CHUNK - 1, CHUNK);
+  const bytes = noise(disk.size);
+  const file = path.join(indexes.directory, 'disk.raw');
+  let fd: number;
+  beforeAll(() => {
+    fs.writeFileSync(file, bytes);
+    fd = fs.openSync(file, 'r');
+  });
+  afterAll(() => fs.closeSync(fd));
+
+  /** Lets all threads begin at the same time; gives the states that each of them saw. */
+  async function together(
+    rows: Rows,
+    reads: Int32Array,
+    pauseMs: number,
+    works: readonly Work[],
+  ): Promise<number[][]> {
+    const url = new URL('./resolver-worker.mjs', import.meta.url);
+    const workers = works.map(
+      (work) => new Worker(url, { workerData: { disk, rows, times: TIMES, fd, reads, pauseMs, work } }),
+    );
+    const message = (worker: Worker) =>
+      new Promise<unknown>((resolve, reject) => {
+        worker.once('message', resolve);
+        worker.once('error', reject);
+      });
+    await Promise.all(workers.map(message));
+    const ends = workers.map(message);
+    for (const worker of workers) worker.postMessage('go');
+    const states = (await Promise.all(ends)) as number[][];
+    await Promise.all(workers.map((worker) => worker.terminate()));
+    return states;
+  }
+
+  function counters(): Int32Array {
+    return new Int32Array(new SharedArrayBuffer(COUNT * 4));
+  }
+
+  function shuffled(seed: number): number[] {
+    const chunks = Array.from({ length: COUNT }, (_, i) => i);
+    let state = seed;
+    for (let i = COUNT - 1; i > 0; i--) {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      const other = state % (i + 1);
+      [chunks[i], chunks[other]] = [chunks[other]!, chunks[i]!];
+    }
+    return chunks;
+  }
+
+  it('read each chunk once, whatever they want and in whatever order', async () => {
+    const rows = createRows(COUNT);
+    const reads = counters();
+    const seen = await together(rows, reads, 0, [
+      { scan: true },
+      { scan: true },
+      { chunks: shuffled(1) },
+      { chunks: shuffled(2) },
+      { ranges: [[0, COUNT]] },
+    ]);
+    expect(reads.every((count) => count === 1)).toBe(true);
+    for (const states of seen.slice(2, 4)) expect(states.every((state) => state === DATA)).toBe(true);
+    expect([rows.control[RESOLVED], rows.control[CHANGED]]).toEqual([COUNT, COUNT]);
+    for (let chunk = 0; chunk < COUNT; chunk++) {
+      const expected = hashOf(bytes.subarray(chunk * CHUNK, (chunk + 1) * CHUNK));
+      expect(rowOf(rows, chunk)).toEqual([...expected, 1000]);
+    }
+  });
+
+  it('wait for the one that reads', async () => {
+    const rows = createRows(COUNT);
+    const reads = counters();
+    const began = performance.now();
+    const seen = await together(rows, reads, 300, [{ chunks: [7] }, { chunks: [7] }, { chunks: [7] }]);
+    expect(performance.now() - began).toBeGreaterThan(250);
+    expect(seen).toEqual([[DATA], [DATA], [DATA]]);
+    expect(reads[7]).toBe(1);
+    expect(rows.control[RESOLVED]).toBe(1);
+  });
+});
