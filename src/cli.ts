@@ -98,9 +98,29 @@ function createProgram(first: AbortController, second: AbortController): Command
   return program;
 }
 
+/** What to do about errors of the system that nobody foresaw where they happened. */
+const SYSTEM_HINTS: Readonly<Record<string, string>> = {
+  EACCES: 'run this as root, or as a user who may do that',
+  EPERM: 'run this as root, or as a user who may do that',
+  ENOSPC: 'make room on that file system',
+  EDQUOT: 'make room: the quota of this user is used up',
+  EROFS: 'that file system is read-only: give another directory',
+};
+
+function hintFor(error: unknown): string | undefined {
+  if (error instanceof ChunkmountError) return error.hint;
+  // What a signal interrupts fails in ways that say nothing.
+  if (received !== undefined) return undefined;
+  return (
+    SYSTEM_HINTS[systemCode(error) ?? ''] ??
+    'this should not happen: run it again with --debug, and report it'
+  );
+}
+
 function printError(error: unknown, debug: boolean): void {
+  const hint = hintFor(error);
   process.stderr.write(`chunkmount: error: ${messageOf(error)}\n`);
-  if (error instanceof ChunkmountError && error.hint !== undefined) process.stderr.write(`  ${error.hint}\n`);
+  if (hint !== undefined) process.stderr.write(`  ${hint}\n`);
   if (debug && error instanceof Error) {
     const details = error instanceof ChunkmountError ? `${JSON.stringify(error.details)}\n` : '';
     process.stderr.write(`${details}${error.stack ?? ''}\n`);
