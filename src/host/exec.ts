@@ -227,6 +227,9 @@ export async function spawnDetached(
   return pid;
 }
 
+/** V8 options of a program that makes little garbage and stays for hours: less memory for each of its threads. */
+const SMALL_PROCESS = ['--max-semi-space-size=1', '--v8-pool-size=1'];
+
 export interface StartedDaemon {
   readonly pid: number;
   /** The first message it sends us; rejects when it ends before, or takes longer than the time limit. */
@@ -242,7 +245,7 @@ export async function spawnDaemon(
   args: readonly string[],
   given: DetachedOptions & { readonly timeoutMs: number },
 ): Promise<StartedDaemon> {
-  const all = [script, ...args];
+  const all = [...SMALL_PROCESS, script, ...args];
   const child = spawnInBackground(process.execPath, all, given, ['ipc']);
   const message = new Promise<unknown>((resolve, reject) => {
     const timer = setTimeout(
