@@ -26,7 +26,7 @@ const index = stored === undefined ? undefined : StoredIndex.attach(stored.fd, s
 const resolver = new Resolver(disk, rows, reader, zeroMap, await createHasher(), times, index);
 
 parentPort.postMessage('ready');
-parentPort.once('message', () => {
+parentPort.on('message', () => {
   if (work.scan) scanDisk(resolver);
   const states = (work.chunks ?? []).map((chunk) => resolver.resolve(chunk));
   for (const [first, end] of work.ranges ?? []) resolver.resolveRange(first, end);
