@@ -41,11 +41,6 @@ export interface DaemonConfig {
   readonly disks: readonly DaemonDisk[];
 }
 
-/** What the daemon tells the mount command, once. */
-export type DaemonMessage =
-  | { readonly kind: 'ready'; readonly warnings: readonly string[] }
-  | { readonly kind: 'failed'; readonly message: string; readonly hint: string | undefined };
-
 /** Only the owner reads: it is the content of other people's disks. */
 export const FILE_MODE = 0o400;
 export const DIRECTORY_MODE = 0o500;

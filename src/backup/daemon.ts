@@ -3,15 +3,14 @@ import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createHasher } from '../chunks/chunk-hash.js';
 import { STOP } from '../content-index/rows.js';
-import { ChunkmountError, messageOf } from '../errors.js';
+import { messageOf } from '../errors.js';
+import { CHUNK_FILESYSTEM } from '../fuse/chunk-filesystem.js';
+import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
 import { serveKernel } from '../fuse/kernel/server.js';
-import type { Server } from '../fuse/transport.js';
-import { CONFIG_NAME, type DaemonConfig, type DaemonMessage } from './daemon-config.js';
+import { type Server, sumCounters } from '../fuse/transport.js';
+import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
 import { ServedTree } from './served-tree.js';
 import { writeStatus } from './status.js';
-
-/** The open /dev/fuse that the mount command hands over. */
-const FUSE_DESCRIPTOR = 3;
 
 /** Two keep two cores busy. */
 const SCANNERS = 2;
@@ -21,150 +20,101 @@ const STATUS_INTERVAL_MS = 1_000;
 const SAVE_INTERVAL_MS = 60_000;
 
 /** Serves one session until its mount is gone. Runs as a process of its own, started by the mount command. */
-class Daemon {
-  readonly #served: ServedTree;
+class Daemon implements DaemonWork {
+  #served: ServedTree | undefined;
   #server: Server | undefined;
+  #scanners: Promise<void> = Promise.resolve();
+  readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
   #lastStatus = '';
 
-  constructor(
-    private readonly config: DaemonConfig,
-    served: ServedTree,
-  ) {
-    this.#served = served;
+  constructor(private readonly sessionDirectory: string) {}
+
+  async start(): Promise<Server> {
+    const text = fs.readFileSync(path.join(this.sessionDirectory, CONFIG_NAME), 'utf8');
+    const config = JSON.parse(text) as DaemonConfig;
+    this.#served = new ServedTree(config, await createHasher());
+    this.#server = await startServer(config, this.#served);
+    return this.#server;
   }
 
-  async serve(): Promise<void> {
-    this.#server = await startServer(this.config, this.#served);
-    await this.#server.connected;
-    this.#writeStatus('serving');
-    report({ kind: 'ready', warnings: this.#served.warnings });
-    const scanners = this.#startScanners();
-    const timers = [
-      setInterval(() => this.#writeStatus('serving'), STATUS_INTERVAL_MS),
-      setInterval(() => this.#saveIfChanged(), SAVE_INTERVAL_MS),
-    ];
-    void scanners.then(() => this.#saveIfChanged());
-    await this.#server.ended;
-    for (const timer of timers) clearInterval(timer);
-    this.#stopScanners();
-    await scanners;
-    this.finish({ seen: false });
+  ready(): readonly string[] {
+    const served = this.#served!;
+    this.#writeStatus(served, 'serving');
+    this.#scanners = startScanners(served);
+    void this.#scanners.then(() => this.#saveIfChanged(served));
+    this.#timers.push(
+      setInterval(() => this.#writeStatus(served, 'serving'), STATUS_INTERVAL_MS),
+      setInterval(() => this.#saveIfChanged(served), SAVE_INTERVAL_MS),
+    );
+    return served.warnings;
   }
 
-  /** The last thing a daemon does while it still can. `seen`: somebody may see the tree until we are gone. */
-  finish({ seen }: { seen: boolean }): void {
+  async finish({ seen }: { seen: boolean }): Promise<void> {
+    const served = this.#served;
+    if (served === undefined) return;
+    for (const timer of this.#timers) clearInterval(timer);
+    for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
+    // While somebody may see the tree, its last chunks may still be on their way; what is saved is right at any moment.
+    if (!seen) await this.#scanners;
     try {
-      if (seen) this.#served.save();
-      else this.#served.settle();
-      this.#writeStatus('ended');
+      if (seen) served.save();
+      else served.settle();
+      this.#writeStatus(served, 'ended');
     } catch (error) {
-      this.#writeStatus('failed', `the index could not be saved: ${messageOf(error)}`);
+      this.#writeStatus(served, 'failed', `the index could not be saved: ${messageOf(error)}`);
     }
   }
 
-  async #startScanners(): Promise<void> {
-    const url = new URL('./scan-worker.js', import.meta.url);
-    const scanners = Array.from(
-      { length: SCANNERS },
-      () => new Worker(url, { workerData: this.#served.tree }),
-    );
-    const ends = scanners.map(
-      (worker) =>
-        new Promise<void>((resolve) => {
-          // A scanner that fails leaves its chunks to whoever asks for them.
-          worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
-          worker.on('exit', () => resolve());
-        }),
-    );
-    await Promise.all(ends);
-  }
-
-  #stopScanners(): void {
-    for (const { rows } of this.#served.tree.disks) Atomics.store(rows.control, STOP, 1);
-  }
-
-  #saveIfChanged(): void {
-    const { resolved } = this.#served.scanState();
+  #saveIfChanged(served: ServedTree): void {
+    const { resolved } = served.scanState();
     if (resolved === this.#savedResolved) return;
     try {
-      this.#served.save();
+      served.save();
       this.#savedResolved = resolved;
     } catch (error) {
       console.error(`the index could not be saved: ${messageOf(error)}`);
     }
   }
 
-  #writeStatus(state: 'serving' | 'ended' | 'failed', error?: string): void {
-    const scan = this.#served.scanState();
-    const counters = this.#server?.counters() ?? {
-      requests: 0,
-      stats: 0,
-      reads: 0,
-      bytesRead: 0,
-      ioErrors: 0,
-    };
-    const facts = { state, scan, counters, ...(error === undefined ? {} : { error }) };
+  #writeStatus(served: ServedTree, state: 'serving' | 'ended' | 'failed', error?: string): void {
+    const counters = this.#server?.counters() ?? sumCounters([]);
+    const facts = { state, scan: served.scanState(), counters, ...(error === undefined ? {} : { error }) };
     const text = JSON.stringify(facts);
     if (text === this.#lastStatus) return;
     this.#lastStatus = text;
     try {
-      writeStatus(this.config.sessionDirectory, { ...facts, at: new Date().toISOString() });
+      writeStatus(this.sessionDirectory, { ...facts, at: new Date().toISOString() });
     } catch (problem) {
       console.error(`the status could not be written: ${messageOf(problem)}`);
     }
   }
 }
 
-async function startServer(config: DaemonConfig, served: ServedTree): Promise<Server> {
-  const { tree } = served;
-  if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, tree, config.directIo);
+async function startScanners({ tree }: ServedTree): Promise<void> {
+  const url = new URL('./scan-worker.js', import.meta.url);
+  const scanners = Array.from({ length: SCANNERS }, () => new Worker(url, { workerData: tree }));
+  const ends = scanners.map(
+    (worker) =>
+      new Promise<void>((resolve) => {
+        // A scanner that fails leaves its chunks to whoever asks for them.
+        worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
+        worker.on('exit', () => resolve());
+      }),
+  );
+  await Promise.all(ends);
+}
+
+async function startServer(config: DaemonConfig, { tree }: ServedTree): Promise<Server> {
+  const filesystem = { factory: CHUNK_FILESYSTEM, data: tree };
+  if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, config.directIo);
   const { serveNative } = await import('../fuse/native/server.js');
+  const { ShortInodes } = await import('../fuse/native/short-inodes.js');
   const { mountpoint, source, directIo, allowOther } = config;
-  return serveNative({ tree, mountpoint, source, directIo, allowOther });
-}
-
-/** Tells the mount command, if it still is there, and lets go of it. */
-function report(message: DaemonMessage): void {
-  process.removeAllListeners('disconnect');
-  if (process.connected) process.send?.(message, undefined, undefined, () => process.disconnect());
-}
-
-/**
- * Ends the process although threads sit in /dev/fuse: exit(2) would wait for them for ever. The kernel closes the
- * descriptor, so that a mount that is still there answers ENOTCONN.
- */
-function die(): never {
-  process.kill(process.pid, 'SIGKILL');
-  throw new Error('unreachable');
-}
-
-async function main(sessionDirectory: string): Promise<void> {
-  // Nobody would ever mount what we serve.
-  process.once('disconnect', die);
-  let daemon: Daemon | undefined;
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
-    process.on(signal, () => {
-      daemon?.finish({ seen: true });
-      die();
-    });
-  }
-  try {
-    const text = fs.readFileSync(path.join(sessionDirectory, CONFIG_NAME), 'utf8');
-    const config = JSON.parse(text) as DaemonConfig;
-    daemon = new Daemon(config, new ServedTree(config, await createHasher()));
-    await daemon.serve();
-  } catch (error) {
-    console.error(error);
-    const hint = error instanceof ChunkmountError ? error.hint : undefined;
-    report({ kind: 'failed', message: messageOf(error), hint });
-    daemon?.finish({ seen: true });
-    setTimeout(die, 100);
-    return;
-  }
-  process.exitCode = 0;
+  const inodes = new ShortInodes(tree.disks);
+  return serveNative({ filesystem, mountpoint, source, directIo, allowOther, inodes });
 }
 
 const [, , directory] = process.argv;
 if (directory === undefined) throw new Error('the daemon is started by chunkmount itself');
-await main(directory);
+await runDaemon(new Daemon(directory));

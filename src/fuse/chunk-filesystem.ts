@@ -1,5 +1,5 @@
 import * as fs from 'node:fs';
-import type { ChunkHasher } from '../chunks/chunk-hash.js';
+import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
 import {
   INODE_CHUNK,
@@ -310,3 +310,11 @@ function readContent(file: TreeFile, position: number, length: number, into: Uin
   }
   return count;
 }
+
+/** The FilesystemFactory of trees; `data` is a ChunkTree. */
+export async function createFilesystem(data: unknown): Promise<ReadOnlyFilesystem> {
+  return new ChunkFilesystem(data as ChunkTree, await createHasher());
+}
+
+/** For serving a tree: see FilesystemSource. */
+export const CHUNK_FILESYSTEM = import.meta.url;

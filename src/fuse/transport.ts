@@ -1,4 +1,4 @@
-import type { ChunkTree } from './chunk-tree.js';
+import type { ReadOnlyFilesystem } from './filesystem.js';
 import { COUNTER_NAMES } from './handlers.js';
 
 export type TransportKind = 'kernel' | 'native';
@@ -6,8 +6,24 @@ export type TransportKind = 'kernel' | 'native';
 /** What `list --json` shows of a session's traffic. */
 export type Counters = Readonly<Record<(typeof COUNTER_NAMES)[number], number>>;
 
+/** How each serving thread makes its own instance of one file system. */
+export interface FilesystemSource {
+  /** URL of a module that exports `createFilesystem`, a FilesystemFactory. */
+  readonly factory: string;
+  /** For the factory: plain data and shared memory, the same for every thread. */
+  readonly data: unknown;
+}
+
+export type FilesystemFactory = (data: unknown) => Promise<ReadOnlyFilesystem>;
+
+/** Makes this thread's instance. */
+export async function loadFilesystem({ factory, data }: FilesystemSource): Promise<ReadOnlyFilesystem> {
+  const { createFilesystem } = (await import(factory)) as { createFilesystem: FilesystemFactory };
+  return createFilesystem(data);
+}
+
 export interface ServeOptions {
-  readonly tree: ChunkTree;
+  readonly filesystem: FilesystemSource;
   /** Absolute, an empty directory. */
   readonly mountpoint: string;
   /** How the mount calls itself in mountinfo; says whose it is. */

@@ -49,10 +49,10 @@ export async function mountDevice(fd: number, options: MountOptions): Promise<vo
 }
 
 /** Sets the read-ahead of this mount alone. Only a matter of speed: what goes wrong is ignored. */
-export function raiseReadAhead(mountpoint: string, chunkSize: number): void {
+export function raiseReadAhead(mountpoint: string, bytes: number): void {
   const mount = mountAt(mountpoint);
   if (mount === undefined) return;
-  const wanted = Math.min(Math.max(chunkSize / 1024, READ_AHEAD_KB.least), READ_AHEAD_KB.most);
+  const wanted = Math.min(Math.max(bytes / 1024, READ_AHEAD_KB.least), READ_AHEAD_KB.most);
   try {
     fs.writeFileSync(`/sys/class/bdi/${mount.device}/read_ahead_kb`, String(wanted));
   } catch {

@@ -1,6 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import type { ChunkTree } from '../chunk-tree.js';
-import { createCounters, type Server, sumCounters } from '../transport.js';
+import { createCounters, type FilesystemSource, type Server, sumCounters } from '../transport.js';
 import type { KernelWorkerData } from './worker.js';
 
 /** Two keep two cores busy; more keep a slow disk's reads from holding up metadata. */
@@ -10,13 +9,13 @@ const WORKERS = 3;
 const YOUNG_GENERATION_MB = 2;
 
 /**
- * Serves `tree` on an open /dev/fuse that is mounted, or about to be. Workers sit in blocking reads: the process can only
+ * Serves a file system on an open /dev/fuse that is mounted, or about to be. Workers sit in blocking reads: the process can only
  * exit once the mount is gone (or by SIGKILL), see fuse-facts.
  */
-export function serveKernel(fd: number, tree: ChunkTree, directIo: boolean): Server {
+export function serveKernel(fd: number, filesystem: FilesystemSource, directIo: boolean): Server {
   const counters = Array.from({ length: WORKERS }, createCounters);
   const workers = counters.map((own) => {
-    const workerData: KernelWorkerData = { tree, fd, directIo, counters: own };
+    const workerData: KernelWorkerData = { filesystem, fd, directIo, counters: own };
     return new Worker(new URL('./worker.js', import.meta.url), {
       workerData,
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },

@@ -1,16 +1,14 @@
 import * as fs from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { createHasher } from '../../chunks/chunk-hash.js';
 import { systemCode } from '../../errors.js';
-import { ChunkFilesystem } from '../chunk-filesystem.js';
-import type { ChunkTree } from '../chunk-tree.js';
 import { handle, REPLY_BUFFER_LENGTH, type ServedFilesystem } from '../handlers.js';
+import { type FilesystemSource, loadFilesystem } from '../transport.js';
 import { Opcode } from '../wire/protocol.js';
 import { Reply } from '../wire/reply.js';
 import { Request } from '../wire/request.js';
 
 export interface KernelWorkerData {
-  readonly tree: ChunkTree;
+  readonly filesystem: FilesystemSource;
   /** /dev/fuse, open. */
   readonly fd: number;
   readonly directIo: boolean;
@@ -65,6 +63,5 @@ function serve(fd: number, served: ServedFilesystem): void {
   }
 }
 
-const { tree, fd, directIo, counters } = workerData as KernelWorkerData;
-const filesystem = new ChunkFilesystem(tree, await createHasher());
-serve(fd, { filesystem, directIo, counters });
+const { filesystem, fd, directIo, counters } = workerData as KernelWorkerData;
+serve(fd, { filesystem: await loadFilesystem(filesystem), directIo, counters });

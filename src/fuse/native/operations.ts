@@ -2,13 +2,13 @@ import type { Operations, Stat, Statfs, XattrReply } from 'fuse-native';
 import { EIO, ERANGE } from '../errno.js';
 import type { Attributes, FilesystemStatistics, ReadOnlyFilesystem } from '../filesystem.js';
 import { FILE_TYPES } from '../wire/protocol.js';
+import type { InodeNumbers } from './inode-numbers.js';
 import { PathLookup } from './path-lookup.js';
-import type { ShortInodes } from './short-inodes.js';
 
 /** Numbers of statfs have 32 bits here, so larger disks are counted in larger blocks. */
 const MAX_BLOCKS = 2 ** 32 - 1;
 
-function toStat(attributes: Attributes, inodes: ShortInodes): Stat {
+function toStat(attributes: Attributes, inodes: InodeNumbers): Stat {
   // Rounded up: the manifest's time must stay later than that of every chunk.
   const milliseconds = attributes.mtime * 1000 + Math.ceil(attributes.mtimeNs / 1e6);
   const { kind, mode, size, blocks, blockSize, nlink, uid, gid } = attributes;
@@ -61,7 +61,7 @@ export class NativeOperations {
 
   constructor(
     private readonly filesystem: ReadOnlyFilesystem,
-    private readonly inodes: ShortInodes,
+    private readonly inodes: InodeNumbers,
     private readonly counters: Float64Array,
   ) {
     this.#paths = new PathLookup(filesystem);

@@ -1,14 +1,16 @@
 import * as fs from 'node:fs';
 import type Fuse from 'fuse-native';
-import { createHasher } from '../../chunks/chunk-hash.js';
 import { failed } from '../../errors.js';
-import { ChunkFilesystem } from '../chunk-filesystem.js';
-import { createCounters, type ServeOptions, type Server, sumCounters } from '../transport.js';
+import { createCounters, loadFilesystem, type ServeOptions, type Server, sumCounters } from '../transport.js';
+import type { InodeNumbers } from './inode-numbers.js';
 import { loadFuseNative } from './load.js';
 import { mountOptions } from './mount-options.js';
 import { mountObstacle } from './obstacles.js';
 import { NativeOperations } from './operations.js';
-import { ShortInodes } from './short-inodes.js';
+
+export interface NativeServeOptions extends ServeOptions {
+  readonly inodes: InodeNumbers;
+}
 
 /** How soon the end of a mount is noticed; costs one readlink each time. */
 const END_POLL_MS = 100;
@@ -17,13 +19,12 @@ const END_POLL_MS = 100;
  * Mounts `tree` and serves it through libfuse 2, on this thread: it must be a main thread, and nothing in this process
  * may touch the mount. Throws when the transport cannot be had; `connected` rejects when mounting fails.
  */
-export async function serveNative(options: ServeOptions): Promise<Server> {
+export async function serveNative(options: NativeServeOptions): Promise<Server> {
   const obstacle = mountObstacle(options);
   if (obstacle !== undefined) throw obstacle;
-  const inodes = new ShortInodes(options.tree.disks);
   const counters = createCounters();
-  const filesystem = new ChunkFilesystem(options.tree, await createHasher());
-  const fuse = createFuse(options, new NativeOperations(filesystem, inodes, counters));
+  const filesystem = await loadFilesystem(options.filesystem);
+  const fuse = createFuse(options, new NativeOperations(filesystem, options.inodes, counters));
   const before = deviceDescriptors();
   const connected = mount(fuse, options.mountpoint);
   const ended = connected.then(() => {

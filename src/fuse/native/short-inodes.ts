@@ -1,6 +1,7 @@
 import { INODE_CHUNK, INODE_DIRECTORY } from '../../chunks/inodes.js';
 import { usage } from '../../errors.js';
 import type { TreeDisk } from '../chunk-tree.js';
+import type { InodeNumbers } from './inode-numbers.js';
 
 /**
  * fuse-native passes on 32 bits of an inode number, ours have 51. The short ones are arithmetic too:
@@ -29,7 +30,7 @@ function wantedSlot(part: number): number {
   return (prefix * SLOTS_PER_PREFIX + number) % SLOTS;
 }
 
-export class ShortInodes {
+export class ShortInodes implements InodeNumbers {
   /** By disk part. */
   readonly #slots = new Map<number, number>();
 

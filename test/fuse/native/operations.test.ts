@@ -189,7 +189,7 @@ describe('the counters', () => {
 describe('mountOptions', () => {
   const of = (changes: object) =>
     mountOptions({
-      tree: trees.tree({}),
+      filesystem: { factory: '', data: undefined },
       mountpoint: '/mnt',
       source: 'chunkmount:demo',
       directIo: false,

@@ -1,0 +1,60 @@
+import { ChunkmountError, messageOf } from '../errors.js';
+import type { Server } from './transport.js';
+
+/** The open /dev/fuse that whoever starts a daemon with the kernel transport hands over. */
+export const FUSE_DESCRIPTOR = 3;
+
+/** What a daemon tells whoever started it, once. */
+export type DaemonMessage =
+  | { readonly kind: 'ready'; readonly warnings: readonly string[] }
+  | { readonly kind: 'failed'; readonly message: string; readonly hint: string | undefined };
+
+/** The work of a daemon. */
+export interface DaemonWork {
+  /** Begins to serve. */
+  start(): Promise<Server>;
+  /** Called when the mount answers; sentences for the user. */
+  ready(): readonly string[];
+  /** The last thing the daemon does while it still can. `seen`: somebody may see the mount until we are gone. */
+  finish(end: { readonly seen: boolean }): Promise<void> | void;
+}
+
+/** Tells whoever started us, if it still is there, and lets go of it. */
+function report(message: DaemonMessage): void {
+  process.removeAllListeners('disconnect');
+  if (process.connected) process.send?.(message, undefined, undefined, () => process.disconnect());
+}
+
+/**
+ * Ends the process although threads sit in /dev/fuse: exit(2) would wait for them for ever. The kernel closes the
+ * descriptor, so that a mount that is still there answers ENOTCONN.
+ */
+function die(): never {
+  process.kill(process.pid, 'SIGKILL');
+  throw new Error('unreachable');
+}
+
+/** Runs a daemon from start to end: until its mount is gone, a signal comes, or it fails. */
+export async function runDaemon(work: DaemonWork): Promise<void> {
+  // Nobody would ever mount what we serve.
+  process.once('disconnect', die);
+  const end = async () => {
+    await work.finish({ seen: true });
+    die();
+  };
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => void end());
+  try {
+    const server = await work.start();
+    await server.connected;
+    report({ kind: 'ready', warnings: work.ready() });
+    await server.ended;
+    await work.finish({ seen: false });
+  } catch (error) {
+    console.error(error);
+    const hint = error instanceof ChunkmountError ? error.hint : undefined;
+    report({ kind: 'failed', message: messageOf(error), hint });
+    await work.finish({ seen: true });
+    // The message needs a moment to leave.
+    setTimeout(die, 100);
+  }
+}
