@@ -26,6 +26,7 @@ class Daemon implements DaemonWork {
   #scanners: Promise<void> = Promise.resolve();
   readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
+  #scanSeconds: number | undefined;
   #lastStatus = '';
 
   constructor(private readonly sessionDirectory: string) {}
@@ -41,8 +42,14 @@ class Daemon implements DaemonWork {
   ready(): readonly string[] {
     const served = this.#served!;
     this.#writeStatus(served, 'serving');
+    const started = performance.now();
     this.#scanners = startScanners(served);
-    void this.#scanners.then(() => this.#saveIfChanged(served));
+    void this.#scanners.then(() => {
+      const { chunks, resolved, unreadable } = served.scanState();
+      // One that was stopped has no end.
+      if (resolved + unreadable === chunks) this.#scanSeconds = (performance.now() - started) / 1000;
+      this.#saveIfChanged(served);
+    });
     this.#timers.push(
       setInterval(() => this.#writeStatus(served, 'serving'), STATUS_INTERVAL_MS),
       setInterval(() => this.#saveIfChanged(served), SAVE_INTERVAL_MS),
@@ -79,7 +86,13 @@ class Daemon implements DaemonWork {
 
   #writeStatus(served: ServedTree, state: 'serving' | 'ended' | 'failed', error?: string): void {
     const counters = this.#server?.counters() ?? sumCounters([]);
-    const facts = { state, scan: served.scanState(), counters, ...(error === undefined ? {} : { error }) };
+    const facts = {
+      state,
+      scan: served.scanState(),
+      counters,
+      ...(this.#scanSeconds === undefined ? {} : { scanSeconds: this.#scanSeconds }),
+      ...(error === undefined ? {} : { error }),
+    };
     const text = JSON.stringify(facts);
     if (text === this.#lastStatus) return;
     this.#lastStatus = text;

@@ -9,6 +9,8 @@ export interface DaemonStatus {
   readonly at: string;
   readonly scan: ScanState;
   readonly counters: Counters;
+  /** How long the scanners took to look at all chunks, once they have. */
+  readonly scanSeconds?: number;
   /** Why the state is `failed`. */
   readonly error?: string;
 }
