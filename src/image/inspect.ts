@@ -3,7 +3,7 @@ import type { ExtentMap } from './extent-map.js';
 import type { ImageChain } from './image-layer.js';
 import type { ImageReference } from './image-reference.js';
 import { LayeredMap } from './layered-map.js';
-import { imageMap } from './qemu-img.js';
+import { readImageMap } from './qemu-img.js';
 import type { ImageSource } from './sources.js';
 
 /** An image and everything it is made of. All but `extents` is plain JSON. */
@@ -24,7 +24,7 @@ export interface InspectedImage {
 export async function inspectImage(image: ImageReference, options: ImageOptions): Promise<InspectedImage> {
   const layers = await readChain(image, options);
   const map = new LayeredMap(layers);
-  for await (const line of imageMap(layers, options.signal)) map.add(line);
+  await readImageMap(layers, (line) => map.add(line), options.signal);
   const { extents, sources } = map.finish();
   options.reporter.debug(
     `${image.path}: ${extents.size} bytes, ${extents.dataBytes} of them data in ${extents.count} extents, ` +

@@ -20,10 +20,8 @@ export type MapLine = v.InferOutput<typeof mapLineSchema>;
  * a line without an object (a bracket of its own, an empty line). Throws for everything else.
  */
 export function parseMapLine(line: string): MapLine | undefined {
-  const body = line
-    .trim()
-    .replace(/^\[/, '')
-    .replace(/[\],]$/, '')
-    .trim();
+  const begin = line.startsWith('[') ? 1 : 0;
+  const end = line.endsWith(',') || line.endsWith(']') ? -1 : line.length;
+  const body = line.slice(begin, end);
   return body === '' ? undefined : v.parse(mapLineSchema, JSON.parse(body));
 }

@@ -87,18 +87,19 @@ export async function imageInfo(
   }
 }
 
-/** The extents of a chain, top layer first, in order as `qemu-img map` gives them. */
-export async function* imageMap(
+/** Calls `add` for each extent of a chain, in order, as `qemu-img map` gives them. What `add` throws is passed on. */
+export async function readImageMap(
   layers: ImageChain,
+  add: (extent: MapLine) => void,
   signal?: AbortSignal | undefined,
-): AsyncGenerator<MapLine, void, undefined> {
+): Promise<void> {
   const [top] = layers;
   const filename = pseudoFilename(chainNode(layers));
+  const args = ['map', '-f', top.format, '--output=json', filename];
   try {
-    const args = ['map', '-f', top.format, '--output=json', filename];
     for await (const line of runLines('qemu-img', args, { signal, timeoutMs: MAP_TIMEOUT_MS })) {
       const extent = parseMapLine(line);
-      if (extent !== undefined) yield extent;
+      if (extent !== undefined) add(extent);
     }
   } catch (error) {
     throw explain(top, filename, error);

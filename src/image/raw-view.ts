@@ -83,7 +83,8 @@ async function isReadable(mountpoint: string, size: number): Promise<boolean> {
  * When it throws, the caller undoes what the journal holds (raw-view-undo.ts).
  */
 export async function startRawView(request: RawViewRequest): Promise<RawView> {
-  const { journal, logFile } = request;
+  const { journal, logFile, signal } = request;
+  signal?.throwIfAborted();
   const directory = fs.realpathSync(path.dirname(request.mountpoint));
   const mountpoint = path.join(directory, path.basename(request.mountpoint));
   if (fs.lstatSync(mountpoint, { throwIfNoEntry: false }) !== undefined) {
@@ -105,10 +106,11 @@ export async function startRawView(request: RawViewRequest): Promise<RawView> {
   if (identity !== undefined) journal.done(entry, { identity });
   const deadline = Date.now() + READY_TIMEOUT_MS;
   while (identity !== undefined && isAlive(identity)) {
+    signal?.throwIfAborted();
     if (await isReadable(mountpoint, request.virtualSize)) return { path: mountpoint, identity };
     if (Date.now() > deadline)
       throw notStarted(request, `it was not ready after ${READY_TIMEOUT_MS / 1000} s`);
-    await sleep(POLL_MS, undefined, { signal: request.signal });
+    await sleep(POLL_MS, undefined, { signal });
   }
   throw notStarted(request, logTail(logFile, logStart) || 'it ended without a word');
 }

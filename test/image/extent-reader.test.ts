@@ -148,6 +148,24 @@ describe('reading', () => {
     reader(map, -1).read(100, 0, Buffer.alloc(0), 0);
   });
 
+  it('pads a file of 100 bytes to 512, and no further', () => {
+    const fd = fs.openSync(fileOf('short', 100).path, 'r');
+    try {
+      const disk = reader(mapOf([{ length: 1024, source: 0, offset: 0 }]), fd);
+      disk.read(0, 512, Buffer.alloc(512), 0);
+      for (const [position, length] of [
+        [0, 513],
+        [511, 2],
+        [512, 1],
+        [600, 1],
+      ] as const) {
+        expect(readErrorOf(disk, position, length).code).toBe('EIO');
+      }
+    } finally {
+      fs.closeSync(fd);
+    }
+  });
+
   it('names the system error when the file cannot be read', () => {
     const fd = fs.openSync(directory, 'r');
     try {

@@ -20,7 +20,7 @@ import {
   writeRaw,
 } from '../support/images.js';
 import { program, requireAll, root } from '../support/requirements.js';
-import { inspect, openImage } from './open-image.js';
+import { inspect, readImage } from './open-image.js';
 
 let directory: string;
 beforeAll(async () => {
@@ -43,14 +43,6 @@ async function refusal(image: ImageReference, file = image.path): Promise<Chunkm
 
 function fresh(): string {
   return fs.mkdtempSync(path.join(directory, 'test-'));
-}
-
-async function contentOf(image: ImageReference): Promise<Buffer> {
-  const disk = await openImage(image);
-  const bytes = Buffer.alloc(disk.size);
-  disk.read(0, disk.size, bytes, 0);
-  await disk.close();
-  return bytes;
 }
 
 describe('inspected image', () => {
@@ -114,7 +106,7 @@ describe('inspected image', () => {
     const before = fs
       .readdirSync(own)
       .map((name) => [name, fs.readFileSync(path.join(own, name)).toString('base64')]);
-    await contentOf(image);
+    await readImage(image);
     expect(
       fs.readdirSync(own).map((name) => [name, fs.readFileSync(path.join(own, name)).toString('base64')]),
     ).toEqual(before);
@@ -148,16 +140,16 @@ describe('names that mean something to QEMU or to a shell', () => {
     const base = { path: path.join(own, name), format: 'raw' };
     fs.copyFileSync(plain.path, base.path);
     const content = await diskContent(plain);
-    expect((await contentOf(base)).equals(content)).toBe(true);
+    expect((await readImage(base)).equals(content)).toBe(true);
     // Made with a plain name first: qemu-img itself would take some of these for something else.
     const top = await overlay(path.join(own, 'top.qcow2'), plain);
     await qemuImg('rebase', '-u', '-f', 'qcow2', '-F', 'raw', '-b', base.path, top.path);
     fs.renameSync(top.path, `${base.path}.qcow2`);
-    expect((await contentOf({ path: `${base.path}.qcow2`, format: 'qcow2' })).equals(content)).toBe(true);
+    expect((await readImage({ path: `${base.path}.qcow2`, format: 'qcow2' })).equals(content)).toBe(true);
     const packed = path.join(own, 'packed.qcow2');
     await qemuImg('convert', '-c', '-f', 'raw', '-O', 'qcow2', plain.path, packed);
     fs.renameSync(packed, `${base.path}.packed`);
-    expect((await contentOf({ path: `${base.path}.packed`, format: 'qcow2' })).equals(content)).toBe(true);
+    expect((await readImage({ path: `${base.path}.packed`, format: 'qcow2' })).equals(content)).toBe(true);
   });
 });
 
@@ -300,7 +292,7 @@ describe('backing files', () => {
     let image = writeRaw(path.join(own, '0.raw'), 512);
     for (let i = 1; i < 64; i++) image = await overlay(path.join(own, `${i}.qcow2`), image, 512, ['-u']);
     expect((await inspect(image)).layers.length).toBe(64);
-    expect((await contentOf(image)).equals(noise(512, 4))).toBe(true);
+    expect((await readImage(image)).equals(noise(512, 4))).toBe(true);
     const error = await refusal(await overlay(path.join(own, '64.qcow2'), image, 512, ['-u']));
     expect(error.message).toContain('64');
   });
@@ -350,7 +342,7 @@ describe('a guest that writes a header into its raw disk (probing exploit)', () 
     const overlayed = await overlay(path.join(own, 'guest.qcow2'), disk);
     const bytes = fs.readFileSync(disk.path);
     for (const image of [disk, overlayed]) {
-      const content = await contentOf(image);
+      const content = await readImage(image);
       expect(content.subarray(0, bytes.length).equals(bytes)).toBe(true);
       expect(content.includes('secretsecret')).toBe(false);
       expect((await inspect(image)).layers.map((layer) => layer.path)).not.toContain(secret);
@@ -359,6 +351,6 @@ describe('a guest that writes a header into its raw disk (probing exploit)', () 
     await qemuIo(overlayed, 'write -c -P 1 64k 64k');
     const { sources } = await inspect(overlayed);
     expect(sources).toContainEqual({ kind: 'view' });
-    expect((await contentOf(overlayed)).subarray(0, 65536).equals(bytes.subarray(0, 65536))).toBe(true);
+    expect((await readImage(overlayed)).subarray(0, 65536).equals(bytes.subarray(0, 65536))).toBe(true);
   });
 });

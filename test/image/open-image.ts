@@ -47,42 +47,66 @@ export function inspect(image: ImageReference): Promise<InspectedImage> {
   return inspectImage(image, { reporter: silentReporter });
 }
 
-/** As a session reads it: extents from the files, and a raw view where it takes one. */
-export async function openImage(image: ImageReference): Promise<OpenDisk> {
-  const inspected = await inspect(image);
+/** What `open` gives; when it throws, nothing of the session is left. */
+async function inSession(open: (session: ViewSession) => Promise<OpenDisk>): Promise<OpenDisk> {
   const session = new ViewSession();
-  const needsView = inspected.sources.some(({ kind }) => kind === 'view');
-  const view = needsView ? await session.start(inspected) : undefined;
-  const sources = openSources(inspected.sources, inspected.virtualSize, view?.path);
-  const reader = new ExtentReader('disk0', inspected.extents, sources);
-  return {
-    size: reader.size,
-    read: (position, length, buffer, bufferOffset) => reader.read(position, length, buffer, bufferOffset),
-    close: async () => {
-      closeSources(sources);
+  try {
+    const disk = await open(session);
+    const close = async () => {
+      await disk.close();
       await session.close();
-    },
-  };
+    };
+    return { ...disk, close };
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
+}
+
+/** As a session reads it: extents from the files, and a raw view where it takes one. */
+export function openImage(image: ImageReference): Promise<OpenDisk> {
+  return inSession(async (session) => {
+    const inspected = await inspect(image);
+    const needsView = inspected.sources.some(({ kind }) => kind === 'view');
+    const view = needsView ? await session.start(inspected) : undefined;
+    const sources = openSources(inspected.sources, inspected.virtualSize, view?.path);
+    const reader = new ExtentReader('disk0', inspected.extents, sources);
+    return {
+      size: reader.size,
+      read: (position, length, buffer, bufferOffset) => reader.read(position, length, buffer, bufferOffset),
+      close: async () => closeSources(sources),
+    };
+  });
+}
+
+/** The whole disk, by openImage. */
+export async function readImage(image: ImageReference): Promise<Buffer> {
+  const disk = await openImage(image);
+  try {
+    const bytes = Buffer.alloc(disk.size);
+    disk.read(0, disk.size, bytes, 0);
+    return bytes;
+  } finally {
+    await disk.close();
+  }
 }
 
 /** All of it through a raw view. */
-export async function openThroughView(image: ImageReference): Promise<OpenDisk> {
-  const session = new ViewSession();
-  const view = await session.start(await inspect(image));
-  const fd = fs.openSync(view.path, 'r');
-  return {
-    size: fs.fstatSync(fd).size,
-    read: (position, length, buffer, bufferOffset) => {
-      let done = 0;
-      while (done < length) {
-        const count = fs.readSync(fd, buffer, bufferOffset + done, length - done, position + done);
-        if (count === 0) throw new Error('the view ends early');
-        done += count;
-      }
-    },
-    close: async () => {
-      fs.closeSync(fd);
-      await session.close();
-    },
-  };
+export function openThroughView(image: ImageReference): Promise<OpenDisk> {
+  return inSession(async (session) => {
+    const view = await session.start(await inspect(image));
+    const fd = fs.openSync(view.path, 'r');
+    return {
+      size: fs.fstatSync(fd).size,
+      read: (position, length, buffer, bufferOffset) => {
+        let done = 0;
+        while (done < length) {
+          const count = fs.readSync(fd, buffer, bufferOffset + done, length - done, position + done);
+          if (count === 0) throw new Error('the view ends early');
+          done += count;
+        }
+      },
+      close: async () => fs.closeSync(fd),
+    };
+  });
 }

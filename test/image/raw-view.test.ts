@@ -158,9 +158,20 @@ describe('a raw view that cannot be started', () => {
     expect(fs.existsSync(session.mountpoint)).toBe(true);
   });
 
-  it('because it was told to stop: is undone', async () => {
+  it('because it was told to stop before: has done nothing', async () => {
     const inspected = await inspect(image);
     await expect(session.start(inspected, AbortSignal.abort())).rejects.toThrow();
+    expect(session.journal.pending()).toEqual([]);
+    expectGone();
+  });
+
+  it('because it was told to stop meanwhile: is undone', async () => {
+    const inspected = await inspect(image);
+    const stop = new AbortController();
+    const started = session.start(inspected, stop.signal);
+    stop.abort();
+    await expect(started).rejects.toThrow();
+    expect(session.journal.pending()).toHaveLength(1);
     await undoneCleanly();
   });
 });
