@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { mountAt } from '../host/mountinfo.js';
-import { Journal, type JournalEntry } from '../session/journal.js';
+import { type JournalEntry, readPending } from '../session/journal.js';
 import { listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
@@ -99,9 +99,7 @@ async function answers(mountpoint: string): Promise<boolean> {
 function pendingEntries(state: StateDirectory, name: string): JournalEntry[] {
   if (!fs.existsSync(state.journal(name))) return [];
   try {
-    const journal = new Journal(state.journal(name));
-    journal.close();
-    return journal.pending();
+    return readPending(state.journal(name));
   } catch {
     return [];
   }

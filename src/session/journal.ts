@@ -35,55 +35,104 @@ function sum(line: string): string {
   return createHash('sha256').update(line).digest('hex').slice(0, SUM_LENGTH);
 }
 
-/** The records of a journal file. A last line that was cut off by a crash is no record: its action never began. */
-function parseRecords(file: string, text: string): JournalRecord[] {
+/**
+ * The records of a journal file, and their length in bytes. A last line that was cut off by a crash is no record: its action
+ * never began.
+ */
+function parseRecords(file: string, text: string): { records: JournalRecord[]; length: number } {
   const lines = text.split('\n');
   const torn = lines.pop();
   const records: JournalRecord[] = [];
+  let length = 0;
   for (const [index, line] of lines.entries()) {
     const body = line.slice(SUM_LENGTH + 1);
     if (line.slice(0, SUM_LENGTH) === sum(body)) {
       records.push(JSON.parse(body) as JournalRecord);
+      length += Buffer.byteLength(line) + 1;
     } else if (index < lines.length - 1 || torn !== '') {
       throw failed(`the journal ${file} is damaged in line ${index + 1}`, {
         hint: 'look at the VM by hand (virsh domblklist, lvs, mount), then move the journal away',
       });
     }
   }
-  return records;
+  return { records, length };
+}
+
+/** What is left to be undone after some records. */
+class Replay {
+  readonly #entries = new Map<number, JournalEntry>();
+  /** Never given before. */
+  next = 1;
+
+  get(seq: number): JournalEntry {
+    return this.#entries.get(seq)!;
+  }
+
+  /** Newest first. */
+  pending(): JournalEntry[] {
+    return [...this.#entries.values()].sort((a, b) => b.seq - a.seq);
+  }
+
+  apply(record: JournalRecord): void {
+    this.next = Math.max(this.next, record.seq + 1);
+    if (record.step === 'intent') {
+      this.#entries.set(record.seq, { seq: record.seq, kind: record.kind, data: record.data, done: false });
+      return;
+    }
+    if (record.step === 'undone') {
+      this.#entries.delete(record.seq);
+      return;
+    }
+    const entry = this.#entries.get(record.seq);
+    if (entry !== undefined) {
+      this.#entries.set(record.seq, { ...entry, data: { ...entry.data, ...record.data }, done: true });
+    }
+  }
+}
+
+/**
+ * What the journal at `file` says is to be undone, newest first: for those who do not hold the session's lock. Changes nothing: what
+ * looks like a torn line may be one that is being written.
+ */
+export function readPending(file: string): JournalEntry[] {
+  const replay = new Replay();
+  for (const record of parseRecords(file, fs.readFileSync(file, 'utf8')).records) replay.apply(record);
+  return replay.pending();
 }
 
 /**
  * What a session changed on the host, in a file that survives a crash. Each change is recorded before it is made
- * (`intend`) and after (`done`); each record is on disk when the call returns. `pending` is what has to be undone.
+ * (`intend`) and after (`done`); each record is on disk when the call returns. `pending` is what has to be undone. To be opened by
+ * whoever holds the session's lock.
  */
 export class Journal {
   readonly #fd: number;
-  readonly #entries = new Map<number, JournalEntry>();
-  #next = 1;
+  readonly #replay = new Replay();
+  /** Bytes of whole records in the file. */
+  #length: number;
 
   /** Opens the journal, making it if it does not exist. Its directory must exist. Throws if it is damaged. */
   constructor(readonly file: string) {
     this.#fd = fs.openSync(file, 'a+', 0o600);
     fsyncDirectory(path.dirname(file));
-    const text = fs.readFileSync(file, 'utf8');
-    for (const record of parseRecords(file, text)) this.#apply(record);
-    // A torn last line would swallow the next record.
-    if (text !== '' && !text.endsWith('\n'))
-      fs.ftruncateSync(this.#fd, Buffer.byteLength(text.slice(0, text.lastIndexOf('\n') + 1)));
+    const { records, length } = parseRecords(file, fs.readFileSync(file, 'utf8'));
+    for (const record of records) this.#replay.apply(record);
+    // A torn last line would swallow the next record, or count as damage once another follows.
+    if (fs.fstatSync(this.#fd).size > length) fs.ftruncateSync(this.#fd, length);
+    this.#length = length;
   }
 
   /** Records what is about to be done. `data` must be enough to find and undo it, whatever happens next. */
   intend(kind: string, data: JournalData): JournalEntry {
-    const seq = this.#next;
+    const seq = this.#replay.next;
     this.#write({ step: 'intent', seq, kind, data, at: new Date().toISOString() });
-    return this.#entries.get(seq)!;
+    return this.#replay.get(seq);
   }
 
   /** Records that it has been done, with facts that were not known before. */
   done(entry: JournalEntry, data: JournalData = {}): JournalEntry {
     this.#write({ step: 'done', seq: entry.seq, data, at: new Date().toISOString() });
-    return this.#entries.get(entry.seq)!;
+    return this.#replay.get(entry.seq);
   }
 
   /** Records that nothing of it is left. */
@@ -93,7 +142,7 @@ export class Journal {
 
   /** What was intended and not undone, newest first: the order in which to undo it. */
   pending(): JournalEntry[] {
-    return [...this.#entries.values()].sort((a, b) => b.seq - a.seq);
+    return this.#replay.pending();
   }
 
   /** The newest pending entry of a kind. */
@@ -107,24 +156,16 @@ export class Journal {
 
   #write(record: JournalRecord): void {
     const line = JSON.stringify(record);
-    writeFully(this.#fd, Buffer.from(`${sum(line)} ${line}\n`));
-    fs.fdatasyncSync(this.#fd);
-    this.#apply(record);
-  }
-
-  #apply(record: JournalRecord): void {
-    this.#next = Math.max(this.#next, record.seq + 1);
-    if (record.step === 'intent') {
-      this.#entries.set(record.seq, { seq: record.seq, kind: record.kind, data: record.data, done: false });
-      return;
+    const bytes = Buffer.from(`${sum(line)} ${line}\n`);
+    try {
+      writeFully(this.#fd, bytes);
+      fs.fdatasyncSync(this.#fd);
+    } catch (error) {
+      // On a full file system a part may be there, and what is undone now will be recorded after it.
+      fs.ftruncateSync(this.#fd, this.#length);
+      throw error;
     }
-    if (record.step === 'undone') {
-      this.#entries.delete(record.seq);
-      return;
-    }
-    const entry = this.#entries.get(record.seq);
-    if (entry !== undefined) {
-      this.#entries.set(record.seq, { ...entry, data: { ...entry.data, ...record.data }, done: true });
-    }
+    this.#length += bytes.length;
+    this.#replay.apply(record);
   }
 }
