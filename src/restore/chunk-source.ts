@@ -3,27 +3,22 @@ import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, chunkLength } from '../chunks/geometry.js';
 import type { ManifestDisk } from '../chunks/manifest.js';
 import { chunkName, chunkPath, directoryName, formatHash } from '../chunks/paths.js';
-import { ChunkmountError, systemCode } from '../errors.js';
+import { systemCode } from '../errors.js';
 import { DamageError, type DamageKind } from './damage.js';
 import { readFully } from './full-io.js';
-import { readSums, type Sums } from './sums.js';
-import type { Tree } from './tree.js';
+import type { Sums } from './sums.js';
 import { isWrongType, listNames, openDirectory, openFile, statFile } from './tree-files.js';
 
-/** No directory is open, or there is none to open. */
-const NONE = -1;
+/** In place of a descriptor: no directory is open, or there is none to open. */
+export const NONE = -1;
 
 /** What a worker thread needs to read the same disk. Descriptors are those of the whole process. */
 export interface SharedSource {
   readonly root: string;
   readonly disk: ManifestDisk;
   readonly sums: Pick<Sums, 'hashes' | 'lost'>;
+  /** The disk's directory, or NONE: then every chunk is missing. */
   readonly directory: number;
-}
-
-export interface OpenOptions {
-  /** Open it even if the sums file is missing or damaged; the chunks concerned are then `unverified`. */
-  readonly evenWithoutSums?: boolean;
 }
 
 /**
@@ -50,28 +45,11 @@ export class ChunkSource {
   }
 
   /**
-   * Opens the disk called `target`. Throws a usage error if there is none, and an error of kind `integrity` if its sums
-   * file is missing or damaged, unless told to go on without.
+   * A source for this thread; hashers belong to threads. `owner`: closing it closes the descriptor that `shared` has, which
+   * must stay open as long as another thread reads. See openSource for how to get the first one.
    */
-  static async open(tree: Tree, target: string, options: OpenOptions = {}): Promise<ChunkSource> {
-    const disk = tree.disk(target);
-    const sums = readSums(tree, disk);
-    const [problem] = sums.problems;
-    if (problem !== undefined && options.evenWithoutSums !== true) throw problem;
-    return ChunkSource.withSums(tree, disk, sums);
-  }
-
-  /** Opens a disk whose sums have been read before. */
-  static async withSums(tree: Tree, disk: ManifestDisk, sums: Sums): Promise<ChunkSource> {
-    const { hashes, lost } = sums;
-    const hasher = await createHasher();
-    const directory = openDiskDirectory(tree, disk);
-    return new ChunkSource({ root: tree.root, disk, sums: { hashes, lost }, directory }, hasher, true);
-  }
-
-  /** The same source in another thread; the one that it was shared from must stay open. */
-  static async fromShared(shared: SharedSource): Promise<ChunkSource> {
-    return new ChunkSource(shared, await createHasher(), false);
+  static async create(shared: SharedSource, owner = false): Promise<ChunkSource> {
+    return new ChunkSource(shared, await createHasher(), owner);
   }
 
   share(): SharedSource {
@@ -174,6 +152,26 @@ export class ChunkSource {
     }
   }
 
+  /** Opens the file of chunk `index`, which the caller closes. Checks its size, not its content. Throws DamageError. */
+  openChunk(index: number): number {
+    let fd = NONE;
+    try {
+      fd = openFile(this.#directoryOf(index), chunkName(index));
+      const stat = fs.fstatSync(fd);
+      if (!stat.isFile() || stat.size !== this.lengthOf(index))
+        throw this.#wrongSize(index, stat, this.lengthOf(index));
+      return fd;
+    } catch (error) {
+      if (fd !== NONE) fs.closeSync(fd);
+      throw error instanceof DamageError ? error : this.#openFailed(index, error);
+    }
+  }
+
+  /** The error for the file of chunk `index` that turned out to be only `length` bytes long. */
+  cutOff(index: number, length: number): DamageError {
+    return this.#damage('size', index, String(this.lengthOf(index)), String(length));
+  }
+
   /** The names in chunk directory `number`, strays included; none if it cannot be opened. */
   *names(number: number): Generator<string, void, undefined> {
     let fd: number;
@@ -237,20 +235,6 @@ export class ChunkSource {
       path: `${disk}/${chunkPath(index)}`,
       expected,
       found,
-    });
-  }
-}
-
-/** The disk's directory, or NONE when there is none: then all of its chunks are missing, and each one says so. */
-function openDiskDirectory(tree: Tree, disk: ManifestDisk): number {
-  try {
-    return openDirectory(tree.fd, disk.target);
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return NONE;
-    if (!isWrongType(error)) throw error;
-    throw new ChunkmountError('integrity', `${tree.root}/${disk.target} is a link or no directory`, {
-      hint: 'a tree holds plain files and directories only; take the directory from another copy of this backup',
-      cause: error,
     });
   }
 }

@@ -1,6 +1,6 @@
 import { usage } from '../errors.js';
-import { ChunkSource } from './chunk-source.js';
 import { createImage } from './create-image.js';
+import { openSource } from './open-source.js';
 import { overwriteTarget } from './overwrite-target.js';
 import type { RestoreContext, RestoreJob, RestoreRequest } from './restore-request.js';
 import { examineTarget, refuseIfInUse, type Target } from './target.js';
@@ -34,7 +34,7 @@ export async function restoreDisk(
   tree.disk(disk);
   checkRequest(request, target);
   refuseIfInUse(target);
-  const source = await ChunkSource.open(tree, disk, { evenWithoutSums: request.keepGoing });
+  const source = await openSource(tree, disk, { evenWithoutSums: request.keepGoing });
   try {
     const job: RestoreJob = { ...context, source, request };
     const { reached, ...result } = await (inPlace(request, target) ? overwriteTarget : createImage)(

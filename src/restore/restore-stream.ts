@@ -1,6 +1,7 @@
 import { ChunkmountError, failed, systemCode } from '../errors.js';
-import { ChunkSource } from './chunk-source.js';
+import type { ChunkSource } from './chunk-source.js';
 import { type ChunkDamage, DamageError } from './damage.js';
+import { openSource } from './open-source.js';
 import { interrupted, type RestoreContext } from './restore-request.js';
 import type { Tree } from './tree.js';
 import { MAX_LISTED } from './worker-pool.js';
@@ -28,7 +29,7 @@ export async function restoreToStream(
   stream: NodeJS.WritableStream,
   options: RestoreContext & { readonly keepGoing: boolean },
 ): Promise<StreamResult> {
-  const source = await ChunkSource.open(tree, disk, { evenWithoutSums: options.keepGoing });
+  const source = await openSource(tree, disk, { evenWithoutSums: options.keepGoing });
   const task = options.reporter.progress(`restoring ${disk}`, source.disk.size);
   // The error is the write's that failed; without a listener it would end the process, too.
   const ignore = () => {};

@@ -22,7 +22,7 @@ export interface RestoreTask {
 }
 
 const task = workerData as RestoreTask;
-const source = await ChunkSource.fromShared(task.source);
+const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
 const chunk = source.buffer();

@@ -15,7 +15,7 @@ export interface VerifyTask {
 }
 
 const task = workerData as VerifyTask;
-const source = await ChunkSource.fromShared(task.source);
+const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
 const chunk = source.buffer();

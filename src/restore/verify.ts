@@ -3,8 +3,9 @@ import type { ManifestDisk } from '../chunks/manifest.js';
 import { chunkPath, MANIFEST_NAME } from '../chunks/paths.js';
 import { ChunkmountError, failed } from '../errors.js';
 import type { Reporter } from '../report/reporter.js';
-import { ChunkSource } from './chunk-source.js';
+import type { ChunkSource } from './chunk-source.js';
 import { differingRanges, hashText } from './compare.js';
+import { sourceWithSums } from './open-source.js';
 import { type ChunkDifference, fileProblem, type Problem } from './problem.js';
 import type { Sample } from './sample.js';
 import { readSums, type Sums } from './sums.js';
@@ -126,7 +127,7 @@ async function verifyChunks(
 ): Promise<number> {
   let source: ChunkSource;
   try {
-    source = await ChunkSource.withSums(tree, disk, sums);
+    source = await sourceWithSums(tree, disk, sums);
   } catch (error) {
     // Said by checkDiskDirectory: it is a link or a file.
     if (error instanceof ChunkmountError && error.kind === 'integrity') return 0;

@@ -5,7 +5,7 @@ import { temporaryDirectory } from './built.js';
 
 export const KIB = 1024;
 export const MIB = 1024 * KIB;
-export const CHUNK = 16 * KIB;
+export const CHUNK = 4 * KIB;
 
 /** 700 chunks, in three directories, the last one short; the chunks from 100 up to 300 are zeros. */
 export const DEMO_SIZE = 699 * CHUNK + 1234;

@@ -1,0 +1,52 @@
+import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
+import { serveKernel } from '../fuse/kernel/server.js';
+import type { Server } from '../fuse/transport.js';
+
+import { IMAGE_FILESYSTEM, type ImageDirectory, type ImageFile } from './image-filesystem.js';
+import type { ImageMountConfig } from './image-mount.js';
+import { openSource } from './open-source.js';
+import { Tree } from './tree.js';
+
+async function openImage(tree: Tree, target: string, verify: boolean): Promise<ImageFile> {
+  const source = await openSource(tree, target);
+  const { size, chunkCount, chunkSize } = source.disk;
+  let holes = 0;
+  for (let chunk = 0; chunk < chunkCount; chunk++) if (source.isZero(chunk)) holes++;
+  const verified = verify ? new Uint8Array(new SharedArrayBuffer(Math.max(chunkCount, 1))) : undefined;
+  return {
+    name: `${target}.img`,
+    image: { source: source.share(), verified },
+    blocks: Math.max(0, Math.ceil((size - holes * chunkSize) / 512)),
+  };
+}
+
+/** Serves the images of one tree until the mount is gone. Runs as a process of its own. */
+class ImageDaemon implements DaemonWork {
+  constructor(private readonly config: ImageMountConfig) {}
+
+  async start(): Promise<Server> {
+    const { config } = this;
+    const tree = Tree.open(config.tree);
+    const files: ImageFile[] = [];
+    for (const { target } of tree.manifest.disks) files.push(await openImage(tree, target, config.verify));
+    const mtime = Math.floor(Date.parse(tree.manifest.snapshotTime) / 1000);
+    const { uid, gid, fileMode, directoryMode } = config;
+    const data: ImageDirectory = { files, uid, gid, mtime, fileMode, directoryMode };
+    const filesystem = { factory: IMAGE_FILESYSTEM, data };
+    if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, false);
+    const { serveNative } = await import('../fuse/native/server.js');
+    const { SMALL_INODES } = await import('../fuse/native/inode-numbers.js');
+    const { mountpoint, source, allowOther } = config;
+    return serveNative({ filesystem, mountpoint, source, directIo: false, allowOther, inodes: SMALL_INODES });
+  }
+
+  ready(): readonly string[] {
+    return [];
+  }
+
+  finish(): void {}
+}
+
+const [, , config] = process.argv;
+if (config === undefined) throw new Error('the daemon is started by chunkmount itself');
+await runDaemon(new ImageDaemon(JSON.parse(config) as ImageMountConfig));
