@@ -6,6 +6,7 @@ import { cleanupCommand } from './commands/cleanup.js';
 import type { CommandContext } from './commands/context.js';
 import { diffCommand } from './commands/diff.js';
 import { doctorCommand } from './commands/doctor.js';
+import { imageMountCommand, imageUnmountCommand } from './commands/image-mount.js';
 import { listCommand } from './commands/list.js';
 import { mountCommand } from './commands/mount.js';
 import { restoreCommand } from './commands/restore.js';
@@ -92,6 +93,8 @@ function createProgram(first: AbortController, second: AbortController): Command
   program.addCommand(restoreCommand(context));
   program.addCommand(verifyCommand(context));
   program.addCommand(diffCommand(context));
+  program.addCommand(imageMountCommand(context));
+  program.addCommand(imageUnmountCommand(context));
   program.addCommand(doctorCommand(context));
   configure(program, 'chunkmount');
   for (const command of program.commands) configure(command, `chunkmount ${command.name()}`);

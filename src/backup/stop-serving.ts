@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
-import { run } from '../host/exec.js';
+import { unmount } from '../fuse/unmount.js';
 import { mountAt } from '../host/mountinfo.js';
 import { usersOf } from '../host/path-users.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
@@ -32,18 +32,13 @@ function isMounted(mountpoint: string, source: string): boolean {
   return mountAt(mountpoint)?.source === source;
 }
 
-function unmountCommand(mountpoint: string, lazy: boolean): [string, string[]] {
-  if (process.getuid!() === 0) return ['umount', ['-i', ...(lazy ? ['-l'] : []), '--', mountpoint]];
-  return ['fusermount3', ['-u', ...(lazy ? ['-z'] : []), '--', mountpoint]];
-}
-
 /** Returns whether somebody still holds on to the tree, which then lives on without a place in the file system. */
-async function unmount(mountpoint: string, source: string, reporter: Reporter): Promise<boolean> {
+async function takeAway(mountpoint: string, source: string, reporter: Reporter): Promise<boolean> {
   const deadline = Date.now() + BUSY_GRACE_MS;
   let problem = '';
   while (isMounted(mountpoint, source) && Date.now() < deadline) {
     try {
-      await run(...unmountCommand(mountpoint, false));
+      await unmount(mountpoint);
     } catch (error) {
       problem = messageOf(error);
       await new Promise((resolve) => setTimeout(resolve, BUSY_RETRY_MS));
@@ -54,7 +49,7 @@ async function unmount(mountpoint: string, source: string, reporter: Reporter): 
   reporter.warn(
     `${mountpoint} is still used by ${users.join(', ') || `somebody: ${problem}`}; it is taken away from them`,
   );
-  await run(...unmountCommand(mountpoint, true));
+  await unmount(mountpoint, { lazy: true });
   return true;
 }
 
@@ -87,7 +82,7 @@ const stopServing: UndoHandler = async (entry, { reporter }) => {
   const data = v.parse(Data, entry.data);
   const daemons = daemonsOf(data);
   const wasMounted = isMounted(data.mountpoint, data.source);
-  const held = wasMounted && (await unmount(data.mountpoint, data.source, reporter));
+  const held = wasMounted && (await takeAway(data.mountpoint, data.source, reporter));
   for (const daemon of daemons) {
     // Only an unmount that nobody holds up makes a daemon end by itself.
     if (!wasMounted || held) signalProcess(daemon, 'SIGTERM');

@@ -1,0 +1,80 @@
+import * as path from 'node:path';
+import { Command } from 'commander';
+import { chooseTransport } from '../backup/choose-transport.js';
+import { mountImages, unmountImages } from '../restore/image-mount.js';
+import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { parseOwner } from './owner.js';
+import { parseChoice } from './parse.js';
+
+export interface ImageMountOptions {
+  verify: boolean;
+  transport: string;
+  allowOther?: boolean;
+  owner?: string;
+  log?: string;
+}
+
+const MOUNT_HELP = `
+Shows every disk of a tree (or of any plain copy of one) as a raw file, read-only: vda.img, vdb.img, … Prints their paths.
+A chunk is compared with its sum when it is first read; a damaged one is an input/output error, and is named in --log.
+
+Exit status: 0 mounted; 1 failed, and nothing is left; 2 usage; 4 the tree's manifest or sums are missing or damaged.
+
+Example: single files out of a backup
+  mkdir /mnt/images /mnt/files
+  chunkmount image-mount /backup/mail01 /mnt/images
+  losetup --find --show --read-only --partscan /mnt/images/vda.img      prints /dev/loopN
+  mount -o ro /dev/loopNp1 /mnt/files
+  … copy …
+  umount /mnt/files; losetup -d /dev/loopN; chunkmount image-unmount /mnt/images`;
+
+const UNMOUNT_HELP = `
+Exit status: 0 unmounted; 1 it is in use; 2 there is no such mount.`;
+
+/** Files are for their owner alone; it is the content of other people's disks. */
+const FILE_MODE = 0o400;
+const DIRECTORY_MODE = 0o500;
+
+export async function runImageMount(
+  tree: string,
+  mountpoint: string,
+  options: ImageMountOptions,
+  context: CommandContext,
+): Promise<void> {
+  const wanted = parseChoice(options.transport, '--transport', ['auto', 'kernel', 'native']);
+  const images = await mountImages({
+    tree,
+    mountpoint,
+    transport: chooseTransport(wanted, context.reporter),
+    verify: options.verify,
+    allowOther: process.getuid!() === 0 || options.allowOther === true,
+    ...parseOwner(options.owner),
+    fileMode: FILE_MODE,
+    directoryMode: DIRECTORY_MODE,
+    logFile: path.resolve(options.log ?? '/dev/null'),
+    signal: context.signal,
+  });
+  printResult(context, { images }, images);
+}
+
+export const imageMountCommand: CommandModule = (context) =>
+  new Command('image-mount')
+    .description('show the disks of a tree as raw images')
+    .argument('<tree>', 'the directory that holds manifest.json')
+    .argument('<mountpoint>', 'an empty directory')
+    .option('--no-verify', 'do not compare what is read with the sums')
+    .option('--transport <kind>', 'auto, kernel (root) or native (libfuse)', 'auto')
+    .option('--allow-other', 'without root: let other users in')
+    .option('--owner <user[:group]>', 'whom the images belong to')
+    .option('--log <file>', 'where damaged chunks that readers run into are named')
+    .addHelpText('after', MOUNT_HELP)
+    .action(async (tree: string, mountpoint: string, options: ImageMountOptions) =>
+      runImageMount(tree, mountpoint, options, context()),
+    );
+
+export const imageUnmountCommand: CommandModule = () =>
+  new Command('image-unmount')
+    .description('end an image-mount')
+    .argument('<mountpoint>')
+    .addHelpText('after', UNMOUNT_HELP)
+    .action(async (mountpoint: string) => unmountImages(mountpoint));
