@@ -15,11 +15,19 @@ async function describe(virsh: Virsh, xml: string): Promise<DomainDescription> {
   return parseDomainXml(xml, (volume) => paths.get(key(volume)));
 }
 
+/** The domain's disks as they are now; if it does not run, as they are defined. */
+export async function loadDescription(virsh: Virsh, uuid: string): Promise<DomainDescription> {
+  return describe(virsh, await virsh.dumpXml(uuid));
+}
+
 /** The domain with that UUID, as it runs now; if it does not run, as it is defined. */
 export async function loadDomainByUuid(virsh: Virsh, uuid: string): Promise<Domain> {
-  const description = await describe(virsh, await virsh.dumpXml(uuid));
-  const { state } = await virsh.state(uuid);
-  return { ...description, state, persistent: await virsh.isPersistent(uuid) };
+  const [description, { state }, persistent] = await Promise.all([
+    loadDescription(virsh, uuid),
+    virsh.state(uuid),
+    virsh.isPersistent(uuid),
+  ]);
+  return { ...description, state, persistent };
 }
 
 /** The domain of that name. Throws a usage error if there is none, and says so when libvirt cannot be reached. */

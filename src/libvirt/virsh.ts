@@ -9,6 +9,7 @@ import type { DomainState } from './domain.js';
 
 /** What asks libvirt a question answers in milliseconds; a libvirtd that needs longer than this hangs. */
 const QUERY_TIMEOUT_MS = 30_000;
+const ANSWER_TIMEOUT_MS = 3_000;
 /** For what changes something: a busy domain makes libvirt wait 30 s for its job lock first. */
 const CHANGE_TIMEOUT_MS = 90_000;
 
@@ -262,6 +263,22 @@ export class Virsh {
   async hasDomainJob(uuid: string): Promise<boolean> {
     const fields = parseFields(await this.call('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
     return numberIn(fields, 'Job type') !== 0;
+  }
+
+  /** Whether libvirt answers a question about a running domain's disk at once: not while it changes the domain. */
+  async answersAbout(uuid: string, target: string): Promise<boolean> {
+    try {
+      await this.call('domblkinfo', ['--domain', uuid, '--device', target], ANSWER_TIMEOUT_MS);
+      return true;
+    } catch (error) {
+      if (error instanceof CommandError && this.options.signal?.aborted !== true)
+        return !(await this.#isActive(uuid));
+      throw error;
+    }
+  }
+
+  async #isActive(uuid: string): Promise<boolean> {
+    return (await this.list('active')).some((domain) => domain.uuid === uuid);
   }
 
   async suspend(uuid: string): Promise<void> {

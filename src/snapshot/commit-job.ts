@@ -1,6 +1,6 @@
 import { failed } from '../errors.js';
 import type { Disk } from '../libvirt/domain.js';
-import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import { loadDescription } from '../libvirt/load-domain.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import type { ProgressTask, Reporter } from '../report/reporter.js';
 
@@ -58,7 +58,7 @@ class JobProgress {
 }
 
 export async function liveDisk(watch: MergeWatch): Promise<Disk | undefined> {
-  const domain = await loadDomainByUuid(watch.virsh, watch.uuid);
+  const domain = await loadDescription(watch.virsh, watch.uuid);
   return domain.active ? domain.disks.find((disk) => disk.target === watch.target) : undefined;
 }
 

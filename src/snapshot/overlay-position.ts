@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import type { ProcessIdentity } from '../host/process-identity.js';
 import type { Disk } from '../libvirt/domain.js';
 import type { DomainDescription } from '../libvirt/domain-xml.js';
-import { loadDomainByUuid, loadInactive } from '../libvirt/load-domain.js';
+import { loadDescription, loadInactive } from '../libvirt/load-domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import { identityOf, isSameImage } from './image-identity.js';
@@ -84,6 +84,6 @@ function whileOff(record: OverlayRecord, domain: DomainDescription): OverlayPosi
 export async function findOverlay(virsh: Virsh, record: OverlayRecord): Promise<OverlayPosition> {
   const { uuid } = record.domain;
   if (!(await virsh.list()).some((domain) => domain.uuid === uuid)) return { kind: 'unused while off' };
-  const domain = await loadDomainByUuid(virsh, uuid);
+  const domain = await loadDescription(virsh, uuid);
   return domain.active ? whileRunning(record, domain) : whileOff(record, await loadInactive(virsh, uuid));
 }

@@ -24,11 +24,11 @@ const overlayRecord = v.object({
   definition: v.optional(diskSource),
   /** The QEMU process that is put onto the overlay. */
   qemu: processIdentity,
-  /** When the snapshot was about to be asked for, in milliseconds since 1970. */
-  intendedAt: v.number(),
 
   /** Known once the empty file has been made. */
   file: v.optional(imageIdentity),
+  /** When libvirt was about to be asked for the snapshot, in milliseconds since 1970. */
+  askedAt: v.optional(v.number()),
   /** libvirt said whether the snapshot was made: it will not come later any more. */
   answered: v.optional(v.boolean()),
   /** The snapshot was made. */

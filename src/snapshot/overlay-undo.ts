@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import { bootId } from '../host/process-identity.js';
+import { findProcesses } from '../host/process-list.js';
 import type { UndoHandler } from '../session/undo.js';
 import { isWrittenByQemu } from './file-locks.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
@@ -10,6 +11,8 @@ import { domainReferringTo } from './references.js';
 
 /** libvirt was seen to finish a snapshot seconds after the program that had asked for it was killed. */
 const LATE_SNAPSHOT_MS = 60_000;
+/** So long a request may be on its way to libvirtd without any trace of it. */
+const UNSEEN_REQUEST_MS = 5_000;
 const LOOK_AGAIN_MS = 500;
 
 /** A VM that stops or starts while its disk is merged makes another way the right one. */
@@ -20,14 +23,25 @@ function isAbsent({ kind }: OverlayPosition): boolean {
   return kind === 'left' || kind === 'unused while off' || kind === 'bypassed';
 }
 
-/** While libvirt has not answered, the snapshot may still be made: looks until it shows or a minute is over. */
+/** Whether libvirt may still make the snapshot: it was asked a short while ago, in this boot, and did not answer. */
+async function mayStillCome({ record, virsh }: OverlayCase): Promise<boolean> {
+  const { askedAt, answered, file, domain, target } = record;
+  if (askedAt === undefined || answered === true || file?.bootId !== bootId()) return false;
+  const age = Date.now() - askedAt;
+  if (age > LATE_SNAPSHOT_MS) return false;
+  const asking = (argv: readonly string[]) => argv.includes('snapshot-create') && argv.includes(domain.uuid);
+  if (age < UNSEEN_REQUEST_MS || findProcesses(asking).length > 0) return true;
+  // While libvirt makes a snapshot it lets nobody else look at the disks.
+  return !(await virsh.answersAbout(domain.uuid, target));
+}
+
+/** Looks where the overlay is, until it shows or cannot come any more. */
 async function settle(one: OverlayCase): Promise<OverlayPosition> {
   const { record, virsh, context } = one;
-  const cannotCome = record.answered === true || record.file === undefined || record.file.bootId !== bootId();
   for (;;) {
+    const last = !(await mayStillCome(one));
     const position = await findOverlay(virsh, record);
-    if (!isAbsent(position) || cannotCome || Date.now() > record.intendedAt + LATE_SNAPSHOT_MS)
-      return position;
+    if (last || !isAbsent(position)) return position;
     context.reporter.debug(`disk ${record.target}: its snapshot may still come; looking again`);
     context.signal?.throwIfAborted();
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));

@@ -3,9 +3,9 @@ import { CommandError } from '../host/exec.js';
 import type { ProcessIdentity } from '../host/process-identity.js';
 import { diskSource } from '../libvirt/disk-source.js';
 import type { Disk } from '../libvirt/domain.js';
-import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import { loadDescription } from '../libvirt/load-domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
-import type { JournalEntry } from '../session/journal.js';
+import type { JournalData, JournalEntry } from '../session/journal.js';
 import { diskRefusal } from './disk-refusal.js';
 import { holdImages, holdUndo } from './hold.js';
 import { identityOf, writeMark } from './image-identity.js';
@@ -73,7 +73,6 @@ function describe(
     base: { path, format, identity },
     definition: inactive === undefined ? undefined : diskSource(inactive, disk.target),
     qemu,
-    intendedAt: Date.now(),
   };
   return record;
 }
@@ -91,7 +90,13 @@ async function prepare(
   return disks.map((disk, index) => {
     const overlay = overlays[index]!;
     const entry = journal.intend(OVERLAY_KIND, describe(request, disk, overlay, inactive, qemu));
-    return { disk, overlay, entry: journal.done(entry, { file: makeOverlayFile(overlay) }) };
+    try {
+      return { disk, overlay, entry: journal.done(entry, { file: makeOverlayFile(overlay) }) };
+    } catch (error) {
+      // Nothing was made; what has that name now is somebody else's.
+      if (error instanceof ChunkmountError) journal.undone(entry);
+      throw error;
+    }
   });
 }
 
@@ -111,19 +116,20 @@ async function take(
   const overlays = new Map(prepared.map(({ disk, overlay }) => [disk.target, overlay]));
   const targets = domain.disks.map(({ target }) => target);
   const xml = snapshotXml(`cm-${sessionId}`, targets, overlays);
-  const answered = () => {
-    for (const { entry } of prepared) journal.done(entry, { answered: true });
+  const recordAll = (data: JournalData) => {
+    for (const { entry } of prepared) journal.done(entry, data);
   };
+  recordAll({ askedAt: Date.now() });
   try {
     await virsh.snapshotCreate(domain.uuid, xml, quiesce ? { quiesce, timeoutMs: QUIESCED_TIMEOUT_MS } : {});
   } catch (error) {
-    if (isAnswer(error)) answered();
+    if (isAnswer(error)) recordAll({ answered: true });
     throw failed(`no snapshot of ${domain.name} could be made: ${messageOf(error)}`, {
       hint: 'is there space for overlays, and may QEMU write there (AppArmor, SELinux)? --overlay-dir=DIR names another place',
       cause: error,
     });
   }
-  answered();
+  recordAll({ answered: true });
 }
 
 /** Takes the snapshot with the guest's file systems frozen. Returns why not, if it may be taken without. */
@@ -150,7 +156,7 @@ async function isMade(
   { virsh, domain }: SnapshotRequest,
   prepared: readonly Preparation[],
 ): Promise<boolean> {
-  const { disks } = await loadDomainByUuid(virsh, domain.uuid);
+  const { disks } = await loadDescription(virsh, domain.uuid);
   return prepared.every(({ disk, overlay }) => {
     const now = disks.find(({ target }) => target === disk.target);
     return now?.path === overlay && now.backing?.[0]?.path === disk.path;

@@ -1,5 +1,5 @@
 import type { Disk } from '../libvirt/domain.js';
-import { loadDomainByUuid, loadInactive } from '../libvirt/load-domain.js';
+import { loadDescription, loadInactive } from '../libvirt/load-domain.js';
 import type { DomainName, Virsh } from '../libvirt/virsh.js';
 
 /** Domains asked at once. */
@@ -13,13 +13,15 @@ export function usesFile(disk: Disk, file: string): boolean {
 }
 
 async function refers(virsh: Virsh, { uuid }: DomainName, file: string): Promise<boolean> {
-  const live = await loadDomainByUuid(virsh, uuid);
-  if (live.disks.some((disk) => usesFile(disk, file))) return true;
-  return (
-    live.active &&
-    live.persistent &&
-    (await loadInactive(virsh, uuid)).disks.some((disk) => usesFile(disk, file))
-  );
+  try {
+    const now = await loadDescription(virsh, uuid);
+    const next = now.active ? await loadInactive(virsh, uuid) : now;
+    return [...now.disks, ...next.disks].some((disk) => usesFile(disk, file));
+  } catch (error) {
+    // Gone since it was listed: then it refers to nothing.
+    if ((await virsh.list()).every((domain) => domain.uuid !== uuid)) return false;
+    throw error;
+  }
 }
 
 /** The first domain whose running or defined disks have that file in their chain. */

@@ -61,7 +61,10 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
       );
     }, 60_000);
 
-    afterEach(() => libvirt.remove(domain));
+    afterEach(async () => {
+      await session.undo();
+      await libvirt.remove(domain);
+    });
 
     async function definition(): Promise<string> {
       return libvirt.virsh.dumpXml(domain.uuid, { inactive: true });

@@ -142,9 +142,9 @@ export class TestLibvirt {
   async define(
     name: string,
     disks: readonly TestDisk[],
-    options: { start?: boolean; transient?: boolean; devices?: string } = {},
+    options: { start?: boolean; transient?: boolean; devices?: string; uuid?: string } = {},
   ): Promise<TestDomain> {
-    const xml = domainXml(name, disks, options.devices ?? '');
+    const xml = domainXml(name, disks, options);
     const file = path.join(this.directory, `${name}.xml`);
     fs.writeFileSync(file, xml);
     if (options.transient === true) await this.virsh.call('create', ['--file', file]);
@@ -245,8 +245,12 @@ function diskXml(disk: TestDisk): string {
 <source ${attributeName}='${escapeXml(disk.path)}'/><target dev='${disk.target}' bus='virtio'/>${disk.extra ?? ''}</disk>`;
 }
 
-function domainXml(name: string, disks: readonly TestDisk[], devices: string): string {
-  return `<domain type='qemu'><name>${escapeXml(name)}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+function domainXml(
+  name: string,
+  disks: readonly TestDisk[],
+  { devices = '', uuid }: { devices?: string; uuid?: string },
+): string {
+  return `<domain type='qemu'><name>${escapeXml(name)}</name>${uuid === undefined ? '' : `<uuid>${uuid}</uuid>`}<memory unit='MiB'>32</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><on_crash>destroy</on_crash>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 ${disks.map(diskXml).join('\n')}

@@ -1,0 +1,203 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { Journal, type JournalData, type JournalEntry } from '../../src/session/journal.js';
+import { undoAll } from '../../src/session/undo.js';
+import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { snapshotUndo } from '../../src/snapshot/select.js';
+import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { SnapshotSession } from '../support/snapshot-session.js';
+
+const MIB = 1024 * 1024;
+const WRITTEN = { offset: MIB, length: 65536, pattern: 0x22 };
+
+/** As SIGKILL would: nothing runs after the nth record, nor before it was written if `before`. */
+class DyingJournal extends Journal {
+  #left: number;
+
+  constructor(
+    file: string,
+    records: number,
+    readonly before: boolean,
+  ) {
+    super(file);
+    this.#left = records;
+  }
+
+  get died(): boolean {
+    return this.#left <= 0;
+  }
+
+  #step<T>(record: () => T): T {
+    this.#left--;
+    if (this.#left < 0 || (this.before && this.#left === 0)) throw new Error('killed');
+    const result = record();
+    if (this.#left === 0) throw new Error('killed');
+    return result;
+  }
+
+  override intend(kind: string, data: JournalData): JournalEntry {
+    return this.#step(() => super.intend(kind, data));
+  }
+
+  override done(entry: JournalEntry, data?: JournalData): JournalEntry {
+    return this.#step(() => super.done(entry, data));
+  }
+
+  override undone(entry: JournalEntry): void {
+    this.#step(() => super.undone(entry));
+  }
+}
+
+let libvirt: TestLibvirt;
+let count = 0;
+let directory: string;
+let disks: TestDisk[];
+let domain: TestDomain;
+let session: SnapshotSession;
+
+beforeAll(async () => {
+  libvirt = await TestLibvirt.start();
+}, 60_000);
+
+afterAll(() => libvirt?.close());
+
+beforeEach(async () => {
+  count++;
+  directory = path.join(libvirt.directory, `images-${count}`);
+  fs.mkdirSync(directory);
+  disks = [
+    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
+    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
+  ];
+  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, 0x11);
+  domain = await libvirt.define(`crash-${count}`, disks);
+  session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `session-${count}`), `c${count}`);
+});
+
+afterEach(async () => {
+  await session.undo();
+  await libvirt.remove(domain);
+});
+
+async function expectRestored(): Promise<void> {
+  expect(session.journal.pending()).toEqual([]);
+  expect(fs.readdirSync(directory).sort()).toEqual(['vda.qcow2', 'vdb.img']);
+  const { disks: now } = await loadDomain(libvirt.virsh, domain.name);
+  expect(now.map((disk) => [disk.path, disk.mirror])).toEqual(disks.map((disk) => [disk.path, undefined]));
+}
+
+/** Freezes as in a process that dies. Returns whether it died before it had finished. */
+async function dyingFreeze(records: number, before: boolean): Promise<boolean> {
+  const journal = new DyingJournal(session.journal.file, records, before);
+  const loaded = await loadDomain(libvirt.virsh, domain.name);
+  const { virsh } = libvirt;
+  const options = { quiesce: 'no' } as const;
+  const request = { virsh, domain: loaded, disks: loaded.disks, sessionId: session.id, options, journal };
+  try {
+    await overlayProvider.freeze({ ...request, reporter: session.reporter });
+    return false;
+  } catch (error) {
+    if (!journal.died) throw error;
+    return true;
+  } finally {
+    journal.close();
+  }
+}
+
+/** More than the journal gets in either direction: so the last ones do not die at all. */
+const RECORDS = Array.from({ length: 14 }, (_, index) => index + 1);
+
+describe('killed while freezing', () => {
+  it.each(RECORDS)('after journal record %i', async (records) => {
+    expect(await dyingFreeze(records, false)).toBe(records <= 12);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it.each(RECORDS)('before journal record %i was written', async (records) => {
+    expect(await dyingFreeze(records, true)).toBe(records <= 12);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+});
+
+describe('killed while undoing', () => {
+  async function dyingUndo(records: number): Promise<void> {
+    await session.freeze(overlayProvider, domain.name);
+    for (const { target } of disks) await libvirt.guestWrite(domain, target, WRITTEN);
+    const journal = new DyingJournal(session.journal.file, records, false);
+    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
+    expect(journal.died).toBe(records <= 9);
+    journal.close();
+  }
+
+  it.each(RECORDS.slice(0, 10))(
+    'after journal record %i: the next cleanup finishes, with the data',
+    async (records) => {
+      await dyingUndo(records);
+      expect(await session.undo()).toEqual([]);
+      await expectRestored();
+      for (const { target } of disks) await libvirt.guestVerify(domain, target, WRITTEN);
+    },
+  );
+
+  it.each(RECORDS.slice(0, 10))('after journal record %i, and QEMU too', async (records) => {
+    await dyingUndo(records);
+    await libvirt.killQemu(domain);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+    for (const disk of disks) expect(await hasPattern(disk.path, disk.format, WRITTEN)).toBe(true);
+  });
+});
+
+describe('killed while libvirt makes the snapshot', () => {
+  const real = process.env.PATH;
+  afterEach(() => {
+    process.env.PATH = real;
+  });
+
+  /** A virsh that goes on in the background when it is killed, and takes its time: as libvirtd does. */
+  function slowVirsh(seconds: number): void {
+    const bin = path.join(libvirt.directory, `bin-${count}`);
+    fs.mkdirSync(bin);
+    const script = `#!/bin/sh
+case "$*" in
+  *snapshot-create*) PATH='${real}' setsid sh -c 'sleep ${seconds}; exec virsh "$@"' sh "$@" >/dev/null 2>&1 &
+    exec sleep 60;;
+  *) PATH='${real}' exec virsh "$@";;
+esac
+`;
+    fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
+    process.env.PATH = `${bin}:${real}`;
+  }
+
+  it('a snapshot that comes seconds later is found and undone', async () => {
+    slowVirsh(3);
+    const signal = AbortSignal.timeout(1000);
+    await expect(session.freeze(overlayProvider, domain.name, { signal })).rejects.toThrow(/stopped/);
+    const started = Date.now();
+    expect(await session.undo()).toEqual([]);
+    expect(Date.now() - started).toBeLessThan(30_000);
+    await expectRestored();
+    expect(session.reporter.messages.join('\n')).toContain('its snapshot may still come');
+  });
+});
+
+describe('libvirtd was killed', () => {
+  it('during the backup: cleanup fails while it is away, and works when it is back', async () => {
+    await session.freeze(overlayProvider, domain.name);
+    await libvirt.guestWrite(domain, 'vda', WRITTEN);
+    await libvirt.stopDaemon('SIGKILL');
+    const errors = await session.undo();
+    expect(errors.map(({ message }) => message)).toEqual([
+      expect.stringContaining('cannot be reached'),
+      expect.stringContaining('cannot be reached'),
+    ]);
+    await libvirt.startDaemon();
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+    await libvirt.guestVerify(domain, 'vda', WRITTEN);
+  });
+});
