@@ -1,18 +1,21 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { run } from '../host/exec.js';
-import { isAlive, ownIdentity, type ProcessIdentity } from '../host/process-identity.js';
+import { isAlive, ownIdentity } from '../host/process-identity.js';
+
+const Schema = v.object({
+  owner: v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() }),
+  command: v.string(),
+  since: v.string(),
+  /** True: the lock outlives its owner until `unlock` (`--keep-lock`). */
+  kept: v.boolean(),
+});
 
 /** Who holds a VM, as written into the lock file for people and for `list`. */
-export interface LockRecord {
-  readonly owner: ProcessIdentity;
-  readonly command: string;
-  readonly since: string;
-  /** True: the lock outlives its owner until `unlock` (`--keep-lock`). */
-  readonly kept: boolean;
-}
+export type LockRecord = Readonly<v.InferOutput<typeof Schema>>;
 
 /** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
 const FLOCK_CONFLICT_EXIT_CODE = 75;
@@ -24,7 +27,7 @@ function locked(name: string, why: string, hint: string): ChunkmountError {
 function parseRecord(text: string | undefined): LockRecord | undefined {
   if (text === undefined || text === '') return undefined;
   try {
-    return JSON.parse(text) as LockRecord;
+    return v.parse(Schema, JSON.parse(text));
   } catch {
     return undefined;
   }

@@ -32,7 +32,7 @@ export async function undoAll(
 ): Promise<Error[]> {
   const errors: Error[] = [];
   for (const entry of context.journal.pending()) {
-    const handler = handlers[entry.kind];
+    const handler = Object.hasOwn(handlers, entry.kind) ? handlers[entry.kind] : undefined;
     try {
       if (handler === undefined) throw failed(`the journal holds a step of unknown kind "${entry.kind}"`);
       await handler(entry, context);
