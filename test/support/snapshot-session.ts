@@ -65,7 +65,7 @@ export class SnapshotSession {
     const { targets, signal, ...others } = options;
     const disks = domain.disks.filter(({ target, device }) => targets?.includes(target) ?? device === 'disk');
     return provider.freeze({
-      virsh: this.virsh,
+      virsh: this.virsh.withSignal(signal),
       domain,
       disks,
       sessionId: this.id,
