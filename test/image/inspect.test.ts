@@ -84,7 +84,7 @@ describe('inspected image', () => {
     ]);
   });
 
-  it('10 TiB of nothing are mapped within a second, raw and qcow2', async () => {
+  it('10 TiB of nothing are mapped without walking them, raw and qcow2', async () => {
     const own = fresh();
     const size = 10 * 2 ** 40;
     for (const image of [
@@ -93,8 +93,8 @@ describe('inspected image', () => {
     ]) {
       const begin = performance.now();
       const { virtualSize, extents, sources } = await inspect(image);
-      // A bound against walking the disk piece by piece, not a benchmark: it takes about 0.1 s.
-      expect(performance.now() - begin).toBeLessThan(1000);
+      // Not a benchmark: it takes about 0.1 s on an idle machine, and hours if each chunk is looked at.
+      expect(performance.now() - begin).toBeLessThan(10_000);
       expect([virtualSize, extents.count, extents.dataBytes, sources.length]).toEqual([size, 1, 0, 0]);
     }
   });
