@@ -25,13 +25,24 @@ export interface HoldRequest {
 
 const record = v.object({ pidFile: v.string(), images: v.array(v.string()) });
 
+function isDevice(image: string): boolean {
+  try {
+    return fs.statSync(image).isBlockDevice();
+  } catch (error) {
+    throw failed(`${image} cannot be held: ${messageOf(error)}`, {
+      hint: 'does the image exist?',
+      cause: error,
+    });
+  }
+}
+
 /**
  * Two nodes an image: the file, and a filter above it that forbids everybody else to write. The image's format plays no
  * part, so nothing that a guest wrote is looked at.
  */
 function blockdevs(images: readonly string[]): string[] {
   return images.flatMap((filename, index) => {
-    const device = fs.statSync(filename).isBlockDevice();
+    const device = isDevice(filename);
     const file = {
       driver: device ? 'host_device' : 'file',
       'node-name': `file${index}`,
