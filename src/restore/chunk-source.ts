@@ -172,6 +172,11 @@ export class ChunkSource {
     return this.#damage('size', index, String(this.lengthOf(index)), String(length));
   }
 
+  /** The error for the file of chunk `index` that was open and could not be read: `error` is the system's. */
+  unreadable(index: number, error: unknown): DamageError {
+    return this.#openFailed(index, error);
+  }
+
   /** The names in chunk directory `number`, strays included; none if it cannot be opened. */
   *names(number: number): Generator<string, void, undefined> {
     let fd: number;

@@ -1,22 +1,43 @@
+import { ChunkmountError } from '../errors.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
 import { serveKernel } from '../fuse/kernel/server.js';
 import type { Server } from '../fuse/transport.js';
-
+import type { ChunkSource } from './chunk-source.js';
 import { IMAGE_FILESYSTEM, type ImageDirectory, type ImageFile } from './image-filesystem.js';
-import type { ImageMountConfig } from './image-mount.js';
+import type { ImageMountConfig } from './image-mount-config.js';
 import { openSource } from './open-source.js';
 import { Tree } from './tree.js';
 
+/** Bytes that are not in a hole. */
+function dataBytes(source: ChunkSource): number {
+  let bytes = 0;
+  for (let chunk = 0; chunk < source.disk.chunkCount; chunk++) {
+    if (!source.isZero(chunk)) bytes += source.lengthOf(chunk);
+  }
+  return bytes;
+}
+
+async function openImageSource(tree: Tree, target: string, verify: boolean): Promise<ChunkSource> {
+  try {
+    return await openSource(tree, target, { evenWithoutSums: !verify });
+  } catch (error) {
+    if (!(error instanceof ChunkmountError) || error.kind !== 'integrity' || !verify) throw error;
+    throw new ChunkmountError('integrity', error.message, {
+      hint: 'take it from another copy of this backup, or mount the images unchecked: --no-verify',
+      cause: error,
+    });
+  }
+}
+
+/** Without the sums there is no telling holes from data: see ImageReader.isHole. */
 async function openImage(tree: Tree, target: string, verify: boolean): Promise<ImageFile> {
-  const source = await openSource(tree, target);
-  const { size, chunkCount, chunkSize } = source.disk;
-  let holes = 0;
-  for (let chunk = 0; chunk < chunkCount; chunk++) if (source.isZero(chunk)) holes++;
-  const verified = verify ? new Uint8Array(new SharedArrayBuffer(Math.max(chunkCount, 1))) : undefined;
+  const source = await openImageSource(tree, target, verify);
+  const { size, chunkCount } = source.disk;
+  const verified = verify ? new Uint8Array(new SharedArrayBuffer(chunkCount)) : undefined;
   return {
     name: `${target}.img`,
     image: { source: source.share(), verified },
-    blocks: Math.max(0, Math.ceil((size - holes * chunkSize) / 512)),
+    blocks: Math.ceil((verify ? dataBytes(source) : size) / 512),
   };
 }
 

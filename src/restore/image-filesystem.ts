@@ -158,10 +158,12 @@ class ImageFilesystem implements ReadOnlyFilesystem {
 /** The FilesystemFactory of image directories; `data` is an ImageDirectory. */
 export async function createFilesystem(data: unknown): Promise<ReadOnlyFilesystem> {
   const directory = data as ImageDirectory;
-  const images = await Promise.all(
-    directory.files.map(async (file) => ({ file, reader: await ImageReader.fromShared(file.image) })),
+  const { files } = directory;
+  const readers = await ImageReader.forThread(files.map(({ image }) => image));
+  return new ImageFilesystem(
+    directory,
+    files.map((file, position) => ({ file, reader: readers[position]! })),
   );
-  return new ImageFilesystem(directory, images);
 }
 
 /** For serving images: see FilesystemSource. */

@@ -1,9 +1,10 @@
 import * as fs from 'node:fs';
 import { LRUCache } from 'lru-cache';
+import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
 import { readFully } from './full-io.js';
 
-/** Chunk files that one thread keeps open. */
+/** Chunk files that one thread keeps open, of all disks together: a process may have 1024 descriptors on many systems. */
 const MAX_DESCRIPTORS = 256;
 
 /** In `verified`: the chunk's content has been compared with its sum since the mount began. */
@@ -16,23 +17,37 @@ export interface SharedImage {
   readonly verified: Uint8Array | undefined;
 }
 
-/** Reads a disk of a tree at any position, for one thread. A chunk is compared with its sum when it is first read. */
-export class ImageReader {
-  readonly #descriptors = new LRUCache<number, { readonly fd: number }>({
+/** What all images that one thread reads have in common. */
+class ThreadResources {
+  readonly descriptors = new LRUCache<number, { readonly fd: number }>({
     max: MAX_DESCRIPTORS,
     dispose: ({ fd }) => fs.closeSync(fd),
   });
-  readonly #buffer: Buffer;
 
+  /** Large enough for a chunk of any of the disks. */
+  constructor(readonly buffer: Buffer) {}
+}
+
+/** Reads a disk of a tree at any position, for one thread. A chunk is compared with its sum when it is first read. */
+export class ImageReader {
   private constructor(
     private readonly source: ChunkSource,
     private readonly verified: Uint8Array | undefined,
-  ) {
-    this.#buffer = source.buffer();
-  }
+    private readonly resources: ThreadResources,
+    /** Key of the first chunk's descriptor. */
+    private readonly firstKey: number,
+  ) {}
 
-  static async fromShared({ source, verified }: SharedImage): Promise<ImageReader> {
-    return new ImageReader(await ChunkSource.create(source), verified);
+  /** Readers of several images for this thread. */
+  static async forThread(images: readonly SharedImage[]): Promise<ImageReader[]> {
+    const sources = await Promise.all(images.map(({ source }) => ChunkSource.create(source)));
+    const resources = new ThreadResources(
+      Buffer.allocUnsafeSlow(Math.max(...sources.map((source) => source.bufferLength))),
+    );
+    return sources.map(
+      (source, position) =>
+        new ImageReader(source, images[position]!.verified, resources, position * MAX_CHUNK_COUNT),
+    );
   }
 
   /** Bytes. */
@@ -44,9 +59,12 @@ export class ImageReader {
     return this.source.disk.chunkSize;
   }
 
-  /** Whether the sums say that the chunk is all zeros. */
+  /**
+   * Whether readers may skip the chunk: the sums say that it is all zeros, and reading it would fail if it were not. Where
+   * nothing is compared with the sums, nothing is a hole: a copy that skips holes shows what is there, too.
+   */
   isHole(chunk: number): boolean {
-    return this.source.isZero(chunk);
+    return this.verified !== undefined && this.source.isZero(chunk);
   }
 
   /**
@@ -71,20 +89,29 @@ export class ImageReader {
       this.#readPiece(chunk, offset, count, into, at);
       return;
     }
-    const length = this.source.read(chunk, this.#buffer);
-    this.source.check(chunk, this.#buffer, length);
+    const { buffer } = this.resources;
+    const length = this.source.read(chunk, buffer);
+    this.source.check(chunk, buffer, length);
     Atomics.store(this.verified, chunk, GOOD);
-    into.set(this.#buffer.subarray(offset, offset + count), at);
+    into.set(buffer.subarray(offset, offset + count), at);
   }
 
   #readPiece(chunk: number, offset: number, count: number, into: Uint8Array, at: number): void {
-    let open = this.#descriptors.get(chunk);
+    const { descriptors } = this.resources;
+    const key = this.firstKey + chunk;
+    let open = descriptors.get(key);
     if (open === undefined) {
       open = { fd: this.source.openChunk(chunk) };
-      this.#descriptors.set(chunk, open);
+      descriptors.set(key, open);
     }
-    const target = into.subarray(at, at + count);
-    const got = readFully(open.fd, target, count, offset);
+    let got: number;
+    try {
+      got = readFully(open.fd, into.subarray(at, at + count), count, offset);
+    } catch (error) {
+      // On a network file system a fresh descriptor may do where an old one is stale.
+      descriptors.delete(key);
+      throw this.source.unreadable(chunk, error);
+    }
     if (got !== count) throw this.source.cutOff(chunk, offset + got);
   }
 }

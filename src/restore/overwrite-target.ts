@@ -43,7 +43,8 @@ function openImage({ request, source }: RestoreJob, target: Target): number {
       hint: 'restore to a new file with --format=qcow2, or overwrite it all the same: --force',
     });
   }
-  fs.ftruncateSync(fd, source.disk.size);
+  // Even to the same size it would change the file's mtime.
+  if (fs.fstatSync(fd).size !== source.disk.size) fs.ftruncateSync(fd, source.disk.size);
   return fd;
 }
 
