@@ -65,7 +65,14 @@ export async function beginSession(request: BeginRequest): Promise<BegunSession>
       return begun;
     } catch (error) {
       const signal = request.insisted;
-      const problems = await undoSession({ name, state: settings.state, journal, reporter, signal });
+      const problems = await undoSession({
+        name,
+        state: settings.state,
+        journal,
+        reporter,
+        signal,
+        commitTimeoutMs: settings.commitTimeoutMs,
+      });
       for (const problem of problems) reporter.warn(messageOf(problem));
       if (problems.length > 0) reporter.warn(`${name} is not as it was: run chunkmount cleanup --vm=${name}`);
       throw error;

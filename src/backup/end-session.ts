@@ -28,6 +28,8 @@ export interface EndRequest {
   readonly reporter: Reporter;
   /** Ends waiting for long work; what is left stays for the next cleanup. */
   readonly signal?: AbortSignal | undefined;
+  /** See UndoContext. */
+  readonly commitTimeoutMs?: number | undefined;
 }
 
 /** How a session ended. `nothing`: there was none. */
@@ -39,7 +41,7 @@ export type EndResult = { readonly kind: 'ended' } | { readonly kind: 'nothing' 
  * then the backup made from it is not good.
  */
 export async function endSession(request: EndRequest): Promise<EndResult> {
-  const { name, state, reporter } = request;
+  const { name, state, reporter, signal, commitTimeoutMs } = request;
   const lock = await Lock.acquire(state.locks, name, { command: request.command, evenIfKept: true });
   try {
     const directory = state.session(name);
@@ -48,7 +50,7 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     try {
       const wasServed = journal.find(SERVE) !== undefined;
       const damage = () => (wasServed ? damageOf(name, directory) : undefined);
-      const problems = await undoSession({ name, state, journal, reporter, signal: request.signal }, damage);
+      const problems = await undoSession({ name, state, journal, reporter, signal, commitTimeoutMs }, damage);
       if (problems.length > 0) throw unfinished(name, problems);
     } finally {
       journal.close();

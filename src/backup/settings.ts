@@ -23,4 +23,6 @@ export interface BackupSettings {
   /** Refuse to begin when that many sessions are there already; 0: no limit. */
   readonly maxBackups: number;
   readonly keepLock: boolean;
+  /** See UndoContext. */
+  readonly commitTimeoutMs: number | undefined;
 }

@@ -26,6 +26,7 @@ export interface BackupOptions extends DirectoryOptions {
   owner?: string;
   maxBackups?: string;
   keepLock?: boolean;
+  commitTimeout?: string;
   connect?: string;
 }
 
@@ -38,6 +39,17 @@ export function addDirectoryOptions(command: Command): Command {
 
 export function addConnectOption(command: Command): Command {
   return command.option('--connect <uri>', "libvirt's address, as for virsh");
+}
+
+/** For every verb that may have to merge an overlay back. */
+export const COMMIT_TIMEOUT_OPTION = [
+  '--commit-timeout <seconds>',
+  'how long to wait for an overlay to be merged, a disk (3600); it goes on in the background after that',
+] as const;
+
+export function commitTimeoutMs(options: { commitTimeout?: string }): number | undefined {
+  const { commitTimeout } = options;
+  return commitTimeout === undefined ? undefined : parseCount(commitTimeout, '--commit-timeout', 1) * 1000;
 }
 
 /** The options that mount, run and dump share. */
@@ -54,7 +66,8 @@ export function addBackupOptions(command: Command): Command {
     .option('--allow-other', 'without root: let other users into the tree')
     .option('--owner <user[:group]>', 'whom the files of the tree belong to')
     .option('--max-backups <n>', 'do not begin when that many sessions are there already')
-    .option('--keep-lock', 'keep the VM locked after cleanup, until chunkmount unlock');
+    .option('--keep-lock', 'keep the VM locked after cleanup, until chunkmount unlock')
+    .option(...COMMIT_TIMEOUT_OPTION);
 }
 
 /** Where an ordinary user's sessions live. */
@@ -103,5 +116,6 @@ export function backupSettings(options: BackupOptions): BackupSettings {
     owner,
     maxBackups: options.maxBackups === undefined ? 0 : parseCount(options.maxBackups, '--max-backups', 1),
     keepLock: options.keepLock === true,
+    commitTimeoutMs: commitTimeoutMs(options),
   };
 }

@@ -2,7 +2,13 @@ import { Command } from 'commander';
 import { endSession } from '../backup/end-session.js';
 import { checkName } from '../chunks/names.js';
 import { usage } from '../errors.js';
-import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './backup-options.js';
+import {
+  addDirectoryOptions,
+  COMMIT_TIMEOUT_OPTION,
+  commitTimeoutMs,
+  type DirectoryOptions,
+  stateDirectory,
+} from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
 import { parseList } from './parse.js';
@@ -12,6 +18,7 @@ export interface CleanupOptions extends DirectoryOptions {
   name?: string;
   all?: boolean;
   keepLock?: boolean;
+  commitTimeout?: string;
 }
 
 const HELP = `
@@ -42,9 +49,9 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
   const names = all ? state.sessions() : givenNames(options);
   if (names.length === 0 && !all)
     throw usage('nothing to clean up was named', { hint: 'give --vm=NAME, --name=NAME or --all' });
-  const keepLock = options.keepLock === true;
+  const shared = { state, keepLock: options.keepLock === true, commitTimeoutMs: commitTimeoutMs(options) };
   const outcomes = await forEachName(names, signal, async (name) => {
-    const { kind } = await endSession({ name, state, command: 'cleanup', keepLock, reporter, signal });
+    const { kind } = await endSession({ name, command: 'cleanup', ...shared, reporter, signal });
     if (kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
     return kind;
   });
@@ -62,5 +69,6 @@ export const cleanupCommand: CommandModule = (context) =>
     .option('--name <names>', 'trees of images')
     .option('--all', 'every session there is')
     .option('--keep-lock', 'keep the VM locked, until chunkmount unlock')
+    .option(...COMMIT_TIMEOUT_OPTION)
     .addHelpText('after', HELP)
     .action(async (options: CleanupOptions) => runCleanup(options, context()));

@@ -52,13 +52,14 @@ async function stay(
   options: MountOptions,
   context: CommandContext,
 ): Promise<void> {
-  const { state, keepLock } = backupSettings(options);
+  const { state, keepLock, commitTimeoutMs } = backupSettings(options);
   const { reporter, signal, insisted } = context;
   await Promise.all(mounted.map(({ mountpoint }) => waitForUnmount(mountpoint, signal)));
   const outcomes = await forEachName(
     mounted.map(({ name }) => name),
     insisted,
-    (name) => endSession({ name, state, command: 'mount', keepLock, reporter, signal: insisted }),
+    (name) =>
+      endSession({ name, state, command: 'mount', keepLock, reporter, signal: insisted, commitTimeoutMs }),
   );
   throwFailures(outcomes, reporter);
 }

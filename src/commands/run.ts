@@ -67,14 +67,15 @@ export async function runRun(
 /** Ends all sessions. Throws what went wrong with that only if all before `wentWell`. */
 async function endAll(
   begun: readonly BegunSession[],
-  { state, keepLock }: BackupSettings,
+  { state, keepLock, commitTimeoutMs }: BackupSettings,
   { reporter, insisted }: CommandContext,
   wentWell: boolean,
 ): Promise<void> {
   const outcomes = await forEachName(
     begun.map(({ name }) => name),
     insisted,
-    (name) => endSession({ name, state, command: 'run', keepLock, reporter, signal: insisted }),
+    (name) =>
+      endSession({ name, state, command: 'run', keepLock, reporter, signal: insisted, commitTimeoutMs }),
   );
   try {
     throwFailures(outcomes, reporter);
