@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import { checkName } from '../chunks/names.js';
 import { MANIFEST_NAME } from '../chunks/paths.js';
-import type { SessionTimes } from '../content-index/stable-times.js';
+import { latestPossibleMtime, type SessionTimes } from '../content-index/stable-times.js';
 import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-record.js';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
@@ -200,7 +200,7 @@ async function describeTree(
     source: frozen,
     sizes,
     chunkSize: settings.chunkSize,
-    snapshotSeconds: snapshot,
+    mtime: latestPossibleMtime(times),
   });
   const root = rootMtime(record, names, snapshot);
   openRecord(indexDirectory, record, { times, names, rootMtime: root });

@@ -85,11 +85,8 @@ export class ServedTree {
   /** Saves everything for good: nobody looks at the tree any more. */
   settle(): void {
     this.save();
-    const { chunks, resolved, changed } = this.scanState();
-    settleRecord(this.config.indexDirectory, this.config.times, {
-      changed: changed > 0,
-      complete: resolved === chunks,
-    });
+    const { chunks, resolved } = this.scanState();
+    settleRecord(this.config.indexDirectory, this.config.times, { complete: resolved === chunks });
   }
 }
 
@@ -114,7 +111,7 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     extents: loadExtentMap(disk.extentsFile).shared,
     sources: openSources(disk.sources, disk.size, disk.view),
     stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
-    // Later than before if anything changed: its size never changes, and a second session may come within the second.
+    // Later than ever: its size says nothing, and a second session may come within the second.
     sumsMtime: latestPossibleMtime(config.times),
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,

@@ -26,20 +26,20 @@ export interface TreeFilesRequest {
   /** Bytes, in the order of `source.disks`. */
   readonly sizes: readonly number[];
   readonly chunkSize: number;
-  /** mtime of all but the manifest. */
-  readonly snapshotSeconds: number;
+  /** mtime, in seconds, of all but the manifest: later than that of any file that had the name before. */
+  readonly mtime: number;
 }
 
 /** Writes manifest, domain XML and NVRAM into the session's directory, to be served from there. */
 export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
-  const { name, source, snapshotSeconds } = request;
+  const { name, source, mtime } = request;
   const directory = path.join(request.sessionDirectory, 'files');
   makeDirectory(directory);
   const files: DaemonFile[] = [];
   const add = (fileName: string, inode: number, content: string | Uint8Array) => {
     const file = path.join(directory, fileName);
     replaceFile(file, content);
-    files.push({ name: fileName, inode, path: file, mtime: snapshotSeconds, mtimeNs: 0 });
+    files.push({ name: fileName, inode, path: file, mtime, mtimeNs: 0 });
   };
   if (source.xml !== undefined) add(`${name}.xml`, INODES.xml, source.xml);
   const nvram = source.nvram === undefined ? undefined : fs.readFileSync(source.nvram);

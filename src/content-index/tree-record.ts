@@ -52,16 +52,17 @@ export function openRecord(
 }
 
 /**
- * To be written once all rows of the session are saved and nobody sees the tree any more. `changed`: whether any chunk was;
- * `complete`: whether all chunks were looked at. Those that were not may still have the time that a session cut off showed.
+ * To be written once all rows of the session are saved and nobody sees the tree any more. `complete`: whether all chunks were
+ * looked at. Those that were not may still have the time that a session cut off showed. Even if no chunk was
+ * changed, the sums file had the latest time; when it changes in the next session it needs a later one.
  */
 export function settleRecord(
   indexDirectory: string,
   times: SessionTimes,
-  outcome: { changed: boolean; complete: boolean },
+  outcome: { complete: boolean },
 ): void {
   const record = readTreeRecord(indexDirectory);
-  const newest = Math.max(record.newest, times.unsettled, outcome.changed ? latestPossibleMtime(times) : 0);
+  const newest = Math.max(record.newest, latestPossibleMtime(times));
   write(indexDirectory, { ...record, newest, unsettled: outcome.complete ? 0 : times.unsettled });
 }
 

@@ -40,17 +40,17 @@ describe('the record of a tree', () => {
       newest: 0,
       unsettled: 1000,
     });
-    settleRecord(directory, times, { changed: true, complete: true });
+    settleRecord(directory, times, { complete: true });
     expect(readTreeRecord(directory)).toMatchObject({ newest: 1000, unsettled: 0 });
   });
 
-  it('stays as it was over a session in which nothing changed', () => {
+  it('remembers what the sums file of a session showed in which nothing changed', () => {
     fs.writeFileSync(file, JSON.stringify({ ...EMPTY, names: ['vda'], rootMtime: 900, newest: 950 }));
     const before = readTreeRecord(directory);
     const times = { snapshot: 1000, newest: before.newest, unsettled: before.unsettled };
     openRecord(directory, before, { times, names: ['vda'], rootMtime: 900 });
-    settleRecord(directory, times, { changed: false, complete: true });
-    expect(readTreeRecord(directory)).toEqual(before);
+    settleRecord(directory, times, { complete: true });
+    expect(readTreeRecord(directory)).toEqual({ ...before, newest: 1000 });
   });
 
   it('remembers all sessions that were cut off', () => {
@@ -63,9 +63,9 @@ describe('the record of a tree', () => {
     const times = { snapshot: 500, newest: second.newest, unsettled: second.unsettled };
     openRecord(directory, second, { times, names: [], rootMtime: 1 });
     expect(readTreeRecord(directory).unsettled).toBe(1001);
-    settleRecord(directory, times, { changed: false, complete: false });
-    expect(readTreeRecord(directory)).toMatchObject({ newest: 1000, unsettled: 1000 });
-    settleRecord(directory, times, { changed: true, complete: true });
+    settleRecord(directory, times, { complete: false });
+    expect(readTreeRecord(directory)).toMatchObject({ newest: 1001, unsettled: 1000 });
+    settleRecord(directory, times, { complete: true });
     expect(readTreeRecord(directory)).toMatchObject({ newest: 1001, unsettled: 0 });
   });
 });
