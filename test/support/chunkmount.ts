@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { execa, type ResultPromise } from 'execa';
+import { execa } from 'execa';
 
 /** The built program, as a user runs it. */
 export const CLI = path.resolve(import.meta.dirname, '../../dist/cli.js');
@@ -31,7 +31,7 @@ export class TestChunkmount {
   }
 
   /** Starts it; `env` comes on top. */
-  start(args: readonly string[], env: Readonly<Record<string, string>> = {}): ResultPromise {
+  start(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
     return execa(process.execPath, [CLI, ...args], {
       env: { ...this.env, ...env },
       reject: false,
