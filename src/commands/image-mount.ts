@@ -1,7 +1,9 @@
 import * as path from 'node:path';
 import { Command } from 'commander';
 import { chooseTransport } from '../backup/choose-transport.js';
-import { mountImages, unmountImages } from '../restore/image-mount.js';
+import { usage } from '../errors.js';
+import { mountImages } from '../restore/image-mount.js';
+import { unmountImages } from '../restore/image-unmount.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { parseOwner } from './owner.js';
 import { parseChoice } from './parse.js';
@@ -17,6 +19,7 @@ export interface ImageMountOptions {
 const MOUNT_HELP = `
 Shows every disk of a tree (or of any plain copy of one) as a raw file, read-only: vda.img, vdb.img, … Prints their paths.
 A chunk is compared with its sum when it is first read; a damaged one is an input/output error, and is named in --log.
+--no-verify shows damaged chunks as they are (missing ones and those of a wrong size stay errors), and needs no sums.
 
 Exit status: 0 mounted; 1 failed, and nothing is left; 2 usage; 4 the tree's manifest or sums are missing or damaged.
 
@@ -29,7 +32,7 @@ Example: single files out of a backup
   umount /mnt/files; losetup -d /dev/loopN; chunkmount image-unmount /mnt/images`;
 
 const UNMOUNT_HELP = `
-Exit status: 0 unmounted; 1 it is in use; 2 there is no such mount.`;
+Exit status: 0 unmounted; 1 it is in use, and by whom; 2 there is no such mount.`;
 
 /** Files are for their owner alone; it is the content of other people's disks. */
 const FILE_MODE = 0o400;
@@ -42,13 +45,17 @@ export async function runImageMount(
   context: CommandContext,
 ): Promise<void> {
   const wanted = parseChoice(options.transport, '--transport', ['auto', 'kernel', 'native']);
+  const owner = parseOwner(options.owner);
+  if (process.getuid!() !== 0 && owner.uid !== process.getuid!()) {
+    throw usage('--owner takes root', { hint: 'run as root, or leave it out' });
+  }
   const images = await mountImages({
     tree,
     mountpoint,
     transport: chooseTransport(wanted, context.reporter),
     verify: options.verify,
     allowOther: process.getuid!() === 0 || options.allowOther === true,
-    ...parseOwner(options.owner),
+    ...owner,
     fileMode: FILE_MODE,
     directoryMode: DIRECTORY_MODE,
     logFile: path.resolve(options.log ?? '/dev/null'),
@@ -72,9 +79,13 @@ export const imageMountCommand: CommandModule = (context) =>
       runImageMount(tree, mountpoint, options, context()),
     );
 
-export const imageUnmountCommand: CommandModule = () =>
+export async function runImageUnmount(given: string, context: CommandContext): Promise<void> {
+  printResult(context, { unmounted: await unmountImages(given) }, []);
+}
+
+export const imageUnmountCommand: CommandModule = (context) =>
   new Command('image-unmount')
     .description('end an image-mount')
-    .argument('<mountpoint>')
+    .argument('<mountpoint>', 'as given to image-mount')
     .addHelpText('after', UNMOUNT_HELP)
-    .action(async (mountpoint: string) => unmountImages(mountpoint));
+    .action(async (mountpoint: string) => runImageUnmount(mountpoint, context()));

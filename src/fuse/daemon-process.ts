@@ -1,4 +1,4 @@
-import { ChunkmountError, messageOf } from '../errors.js';
+import { ChunkmountError, type ErrorKind, messageOf } from '../errors.js';
 import type { Server } from './transport.js';
 
 /** The open /dev/fuse that whoever starts a daemon with the kernel transport hands over. */
@@ -7,7 +7,12 @@ export const FUSE_DESCRIPTOR = 3;
 /** What a daemon tells whoever started it, once. */
 export type DaemonMessage =
   | { readonly kind: 'ready'; readonly warnings: readonly string[] }
-  | { readonly kind: 'failed'; readonly message: string; readonly hint: string | undefined };
+  | {
+      readonly kind: 'failed';
+      readonly error: ErrorKind;
+      readonly message: string;
+      readonly hint: string | undefined;
+    };
 
 /** The work of a daemon. */
 export interface DaemonWork {
@@ -51,8 +56,9 @@ export async function runDaemon(work: DaemonWork): Promise<void> {
     await work.finish({ seen: false });
   } catch (error) {
     console.error(error);
-    const hint = error instanceof ChunkmountError ? error.hint : undefined;
-    report({ kind: 'failed', message: messageOf(error), hint });
+    const [kind, hint]: [ErrorKind, string | undefined] =
+      error instanceof ChunkmountError ? [error.kind, error.hint] : ['failed', undefined];
+    report({ kind: 'failed', error: kind, message: messageOf(error), hint });
     await work.finish({ seen: true });
     // The message needs a moment to leave.
     setTimeout(die, 100);

@@ -1,5 +1,5 @@
 import * as fs from 'node:fs';
-import { failed, messageOf } from '../errors.js';
+import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { spawnDaemon } from '../host/exec.js';
 import { mountAt } from '../host/mountinfo.js';
 import { identify, type ProcessIdentity } from '../host/process-identity.js';
@@ -48,7 +48,10 @@ export async function startDaemon(request: StartDaemonRequest): Promise<readonly
     // The connection must end with the daemon, so nobody else may hold it.
     if (device !== undefined) fs.closeSync(device);
   }
-  if (message.kind === 'failed') throw failed(message.message, { hint: message.hint });
+  if (message.kind === 'failed') {
+    const { error, message: sentence, hint } = message;
+    throw new ChunkmountError(error, sentence, { hint });
+  }
   raiseReadAhead(mountpoint, request.readAhead);
   await checkAnswers(mountpoint, source);
   return message.warnings;
