@@ -10,7 +10,6 @@ import {
   SUMS_NUMBER,
 } from '../chunks/inodes.js';
 import {
-  chunkName,
   directoryName,
   HASH_XATTR,
   parseChunkName,
@@ -44,6 +43,9 @@ const DIRECTORY_BLOCK_SIZE = 256 * 1024;
 const MAX_BLOCK_SIZE = 128 * 1024;
 const STATFS_BLOCK_SIZE = 4096;
 const DIRECTORY_SIZE = 4096;
+
+/** A chunk's name is its directory's and these two digits. */
+const HEX_BYTES = Array.from({ length: CHUNKS_PER_DIRECTORY }, (_, i) => i.toString(16).padStart(2, '0'));
 
 /** Cookies of `.` and `..`; the entries proper follow. */
 const FIRST_ENTRY = 2;
@@ -282,8 +284,9 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     const firstChunk = view.firstChunkOf(directory);
     const base = this.#inode(view, INODE_CHUNK, firstChunk);
     const count = view.chunksIn(directory);
+    const prefix = directoryName(directory);
     for (let i = first; i < count; i++) {
-      if (!emit(chunkName(firstChunk + i), base + i, 'file', i + FIRST_ENTRY + 1)) return;
+      if (!emit(prefix + HEX_BYTES[i]!, base + i, 'file', i + FIRST_ENTRY + 1)) return;
     }
   }
 }

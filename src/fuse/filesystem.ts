@@ -26,7 +26,7 @@ export interface FilesystemStatistics {
   readonly files: number;
 }
 
-/** Takes one directory entry; `next` is the cookie to go on from after it. False: there is no room for it. */
+/** Takes one directory entry; names are ASCII; `next` is the cookie to go on from after it. False: there is no room for it. */
 export type EmitEntry = (name: string, inode: number, kind: FileKind, next: number) => boolean;
 
 export const SEEK_DATA = 3;

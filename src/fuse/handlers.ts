@@ -83,7 +83,7 @@ const readdir: Handler = ({ filesystem }, request, reply) => {
   const end = OUT_HEADER_LENGTH + Math.min(request.uint32(56), MAX_READ);
   let at = OUT_HEADER_LENGTH;
   const error = filesystem.readdir(request.inode, request.uint64(48), (name, inode, kind, next) => {
-    if (at + direntLength(Buffer.byteLength(name)) > end) return false;
+    if (at + direntLength(name.length) > end) return false;
     at += reply.dirent(at, name, inode, kind, next);
     return true;
   });
@@ -94,7 +94,7 @@ const readdirplus: Handler = ({ filesystem, counters }, request, reply) => {
   const end = OUT_HEADER_LENGTH + Math.min(request.uint32(56), MAX_READ);
   let at = OUT_HEADER_LENGTH;
   const error = filesystem.readdir(request.inode, request.uint64(48), (name, inode, kind, next) => {
-    if (at + ENTRY_LENGTH + direntLength(Buffer.byteLength(name)) > end) return false;
+    if (at + ENTRY_LENGTH + direntLength(name.length) > end) return false;
     // "." and ".." must not be entered; a file that cannot be looked at is listed, and its error comes with LOOKUP.
     if (name === '.' || name === '..' || filesystem.getattr(inode, attributes) < 0) {
       reply.emptyEntry(at);

@@ -9,6 +9,8 @@ export const ATTR_OUT_LENGTH = 16 + ATTR_LENGTH;
 const DIRENT_LENGTH = 24;
 const STATFS_LENGTH = 80;
 
+const TWO_32 = 2 ** 32;
+
 /** Seconds that the kernel may believe what we said: the tree is frozen, so for as long as it likes. */
 const FOREVER = 0x3fffffff;
 
@@ -19,10 +21,14 @@ const FOREVER = 0x3fffffff;
 export class Reply {
   readonly bytes: Buffer;
   readonly view: DataView;
+  /** The same memory as words: directory listings are written before the compiler has seen much of this code. */
+  readonly #words: Uint32Array;
 
+  /** `bytes` must begin at a multiple of 4. */
   constructor(bytes: Buffer) {
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
   }
 
   /** A header for `payload` bytes after it. `unique` goes back as the 8 bytes it came as: it may exceed 2^53. */
@@ -51,29 +57,43 @@ export class Reply {
 
   /** struct fuse_attr: ino, size, blocks, three times, their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags. */
   attributes(at: number, attributes: Attributes): void {
-    this.uint64(at, attributes.inode);
-    this.uint64(at + 8, attributes.size);
-    this.uint64(at + 16, attributes.blocks);
+    const words = this.#words;
+    const { inode, size, blocks, mtime, mtimeNs } = attributes;
+    let i = at >>> 2;
+    words[i++] = inode; // Stores take the number modulo 2^32.
+    words[i++] = inode / TWO_32;
+    words[i++] = size;
+    words[i++] = size / TWO_32;
+    words[i++] = blocks;
+    words[i++] = blocks / TWO_32;
     for (let time = 0; time < 3; time++) {
-      this.uint64(at + 24 + 8 * time, attributes.mtime);
-      this.uint32(at + 48 + 4 * time, attributes.mtimeNs);
+      words[i++] = mtime;
+      words[i++] = mtime / TWO_32;
     }
-    this.uint32(at + 60, FILE_TYPES[attributes.kind].mode | attributes.mode);
-    this.uint32(at + 64, attributes.nlink);
-    this.uint32(at + 68, attributes.uid);
-    this.uint32(at + 72, attributes.gid);
-    this.uint32(at + 76, 0);
-    this.uint32(at + 80, attributes.blockSize);
-    this.uint32(at + 84, 0);
+    for (let time = 0; time < 3; time++) words[i++] = mtimeNs;
+    words[i++] = FILE_TYPES[attributes.kind].mode | attributes.mode;
+    words[i++] = attributes.nlink;
+    words[i++] = attributes.uid;
+    words[i++] = attributes.gid;
+    words[i++] = 0;
+    words[i++] = attributes.blockSize;
+    words[i] = 0;
   }
 
   /** struct fuse_entry_out: nodeid, generation, two validities and their nanoseconds, attr. */
   entry(at: number, attributes: Attributes): void {
-    this.uint64(at, attributes.inode);
-    this.uint64(at + 8, 0);
-    this.uint64(at + 16, FOREVER);
-    this.uint64(at + 24, FOREVER);
-    this.uint64(at + 32, 0);
+    const words = this.#words;
+    let i = at >>> 2;
+    words[i++] = attributes.inode;
+    words[i++] = attributes.inode / TWO_32;
+    words[i++] = 0;
+    words[i++] = 0;
+    words[i++] = FOREVER;
+    words[i++] = 0;
+    words[i++] = FOREVER;
+    words[i++] = 0;
+    words[i++] = 0;
+    words[i] = 0;
     this.attributes(at + 40, attributes);
   }
 
@@ -89,15 +109,22 @@ export class Reply {
     this.attributes(at + 16, attributes);
   }
 
-  /** struct fuse_dirent: ino, off (where to go on), namelen, type, name, padding to 8 bytes. Returns its length. */
+  /** struct fuse_dirent: ino, off (where to go on), namelen, type, ASCII name, padding to 8 bytes. Returns its length. */
   dirent(at: number, name: string, inode: number, kind: FileKind, next: number): number {
-    this.uint64(at, inode);
-    this.uint64(at + 8, next);
-    const nameLength = this.bytes.write(name, at + DIRENT_LENGTH, 'utf8');
-    this.uint32(at + 16, nameLength);
-    this.uint32(at + 20, FILE_TYPES[kind].dirent);
+    const words = this.#words;
+    const { bytes } = this;
+    const nameLength = name.length;
     const length = direntLength(nameLength);
-    this.bytes.fill(0, at + DIRENT_LENGTH + nameLength, at + length);
+    const i = at >>> 2;
+    words[i] = inode;
+    words[i + 1] = inode / TWO_32;
+    words[i + 2] = next;
+    words[i + 3] = next / TWO_32;
+    words[i + 4] = nameLength;
+    words[i + 5] = FILE_TYPES[kind].dirent;
+    const start = at + DIRENT_LENGTH;
+    for (let c = 0; c < nameLength; c++) bytes[start + c] = name.charCodeAt(c);
+    for (let c = start + nameLength; c < at + length; c++) bytes[c] = 0;
     return length;
   }
 
