@@ -61,7 +61,8 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
   }
 }
 
-function unfinished(name: string, problems: readonly Error[]): ChunkmountError {
+/** What to throw when an undo left something: the only problem, or all of them in one sentence. */
+export function unfinished(name: string, problems: readonly Error[]): ChunkmountError {
   const [first] = problems;
   if (problems.length === 1 && first instanceof ChunkmountError) return first;
   return failed(`${name} could not be cleaned up: ${problems.map(({ message }) => message).join('; ')}`, {
