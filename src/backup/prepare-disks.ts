@@ -3,7 +3,7 @@ import { geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
 import { failed } from '../errors.js';
 import { saveExtentMap } from '../image/extent-map-file.js';
-import { inspectImage } from '../image/inspect.js';
+import { type InspectedImage, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
@@ -28,22 +28,36 @@ export async function prepareDisks(request: PrepareDisksRequest): Promise<Daemon
 }
 
 async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {
-  const { sessionDirectory, chunkSize, journal, reporter, signal } = request;
+  const { sessionDirectory, chunkSize } = request;
   const { target } = disk;
-  const { virtualSize, layers, extents, sources } = await inspectImage(disk.image, { reporter, signal });
+  const { virtualSize, extents, sources, view } = await locateDisk(disk, request);
   geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
-  let view: string | undefined;
-  if (sources.some((source) => source.kind === 'view')) {
-    reporter.debug(
-      `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`,
-    );
-    const mountpoint = path.join(sessionDirectory, `${target}.raw`);
-    const logFile = path.join(sessionDirectory, LOG_NAME);
-    view = (await startRawView({ layers, virtualSize, mountpoint, logFile, journal, signal })).path;
-  }
   return { target, size: virtualSize, chunkSize, extentsFile, sources, view };
+}
+
+export interface LocatedDisk extends InspectedImage {
+  /** File of the raw view, if the image needs one. */
+  readonly view: string | undefined;
+}
+
+/** Finds out where the bytes of one frozen disk lie, and starts a raw view of it if only QEMU can decode it. */
+export async function locateDisk(
+  { target, image }: FrozenSourceDisk,
+  request: Omit<PrepareDisksRequest, 'disks' | 'chunkSize'>,
+): Promise<LocatedDisk> {
+  const { sessionDirectory, journal, reporter, signal } = request;
+  const inspected = await inspectImage(image, { reporter, signal });
+  const { layers, virtualSize, sources } = inspected;
+  if (!sources.some((source) => source.kind === 'view')) return { ...inspected, view: undefined };
+  reporter.debug(
+    `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`,
+  );
+  const mountpoint = path.join(sessionDirectory, `${target}.raw`);
+  const logFile = path.join(sessionDirectory, LOG_NAME);
+  const { path: view } = await startRawView({ layers, virtualSize, mountpoint, logFile, journal, signal });
+  return { ...inspected, view };
 }
 
 /** Inode numbers come from the targets' names alone; see `diskPart`. */

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { accessSync, closeSync, constants, openSync, statSync } from 'node:fs';
 import type { Options } from 'execa';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 
@@ -8,6 +8,9 @@ export interface RunOptions {
   timeoutMs?: number;
   signal?: AbortSignal | undefined;
   input?: string;
+  /** Descriptors of ours that become the program's standard input and output, instead of nothing and what `run` returns. */
+  stdin?: number;
+  stdout?: number;
   /** Exit codes that are answers rather than failures. 0 always is one. */
   accept?: readonly number[];
   /** Descriptors of ours that the program sees as 3, 4, …; it inherits no other. */
@@ -23,6 +26,8 @@ export interface RunResult {
 }
 
 const DEFAULT_TIMEOUT_MS = 60_000;
+/** The longest that setTimeout can wait: 24 days. It takes anything longer for nothing. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Takes 0.1 s to load, which a command that starts no program need not wait for. */
 const loadExeca = () => import('execa');
@@ -39,6 +44,16 @@ const PACKAGES: Readonly<Record<string, string>> = {
   lvs: 'lvm2',
   lvcreate: 'lvm2',
   lvremove: 'lvm2',
+  mkfifo: 'coreutils',
+  gzip: 'gzip',
+  pigz: 'pigz',
+  bzip2: 'bzip2',
+  pbzip2: 'pbzip2',
+  lzop: 'lzop',
+  xz: 'xz-utils',
+  lzip: 'lzip',
+  plzip: 'plzip',
+  zstd: 'zstd',
 };
 
 /** A program could not be started, failed, or took too long. `stderr` is what it said, trimmed. */
@@ -71,7 +86,7 @@ function options(given: RunOptions) {
     stdin: given.input === undefined ? 'ignore' : 'pipe',
     reject: false,
     stripFinalNewline: false,
-    timeout: given.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+    timeout: Math.min(given.timeoutMs ?? DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS),
     forceKillAfterDelay: 2_000,
     // A Ctrl-C on the terminal is for us to handle: virsh would abort its block job.
     detached: true,
@@ -128,6 +143,22 @@ function check(
   return result.exitCode;
 }
 
+/** Throws CommandError, as starting it would, unless `program` is on PATH: for those who have to know beforehand. */
+export function requireProgram(program: string): void {
+  const directories = (process.env.PATH ?? '').split(':');
+  if (directories.some((directory) => isExecutable(`${directory || '.'}/${program}`))) return;
+  check(program, [], { code: 'ENOENT', isCanceled: false, timedOut: false });
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Runs a program to its end, never through a shell, with LC_ALL=C. Throws CommandError when it is missing, fails,
  * or takes longer than `timeoutMs` (60 s unless told).
@@ -138,8 +169,9 @@ export async function run(
   given: RunOptions = {},
 ): Promise<RunResult> {
   const { stdin, ...others } = options(given);
+  const standard = [given.stdin ?? stdin, given.stdout ?? 'pipe', 'pipe'];
   // execa's types know descriptors 0 to 2 only; it passes on any.
-  const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
+  const stdio = [...standard, ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
   const result = await execa(program, args, { ...others, stdio });
   const exitCode = check(program, args, result, given.accept);
