@@ -5,7 +5,7 @@ import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-rec
 import { failed, messageOf } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
 import { chooseTransport } from './choose-transport.js';
-import type { DaemonConfig } from './daemon-config.js';
+import { type DaemonConfig, indexFile } from './daemon-config.js';
 import { freezeSource } from './freeze-source.js';
 import { manifestTime } from './manifest-time.js';
 import { checkMountpoint, makeMountpoint, mountpointFor } from './mountpoint.js';
@@ -105,6 +105,11 @@ async function describeTree(
   const record = readTreeRecord(indexDirectory);
   const snapshot = Math.floor(frozen.time.getTime() / 1000);
   const times: SessionTimes = { snapshot, newest: record.newest, unsettled: record.unsettled };
+  // A tree that never was settled has no index yet.
+  for (const { target } of record.newest === 0 ? [] : frozen.disks) {
+    if (record.names.includes(target) && !fs.existsSync(indexFile(indexDirectory, target)))
+      reporter.warn(`disk ${target}: its index is gone: all chunks count as changed`);
+  }
   const { files, names } = writeTreeFiles({
     name: source.name,
     sessionDirectory: directory,

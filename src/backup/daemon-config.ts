@@ -1,3 +1,4 @@
+import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { SessionTimes } from '../content-index/stable-times.js';
 import type { TransportKind } from '../fuse/transport.js';
@@ -49,3 +50,8 @@ export const DIRECTORY_MODE = 0o500;
 export const DAEMON_SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url));
 export const CONFIG_NAME = 'daemon.json';
 export const LOG_NAME = 'daemon.log';
+
+/** Where the index of a disk is kept from session to session. */
+export function indexFile(indexDirectory: string, target: string): string {
+  return path.join(indexDirectory, `${target}.v1`);
+}

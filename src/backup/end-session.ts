@@ -49,7 +49,10 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     const journal = new Journal(state.journal(name));
     try {
       const wasServed = journal.find(SERVE) !== undefined;
-      const damage = () => (wasServed ? damageOf(name, directory) : undefined);
+      const damage = () => {
+        if (wasServed) warnOfDamagedIndex(name, directory, reporter);
+        return wasServed ? damageOf(name, directory) : undefined;
+      };
       const problems = await undoSession({ name, state, journal, reporter, signal, commitTimeoutMs }, damage);
       if (problems.length > 0) throw unfinished(name, problems);
     } finally {
@@ -87,6 +90,13 @@ export async function undoSession(
   fs.rmSync(directory, { recursive: true, force: true });
   fsyncDirectory(path.dirname(directory));
   return damage === undefined ? [] : [damage];
+}
+
+/** The mount command could not: an index is checked where its rows are first needed. */
+function warnOfDamagedIndex(name: string, directory: string, reporter: Reporter): void {
+  const damaged = readStatus(directory)?.scan.damagedIndexBlocks ?? 0;
+  if (damaged > 0)
+    reporter.warn(`the index of ${name} was damaged: chunks that did not change may have counted as changed`);
 }
 
 /** Why the tree that was served was not whole; undefined if it was, or if nobody can have read it. */

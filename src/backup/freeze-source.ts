@@ -1,3 +1,5 @@
+import { failed, usage } from '../errors.js';
+import type { ImageReference } from '../image/image-reference.js';
 import { domainXml, loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
@@ -15,6 +17,13 @@ export interface FreezeRequest {
   readonly journal: Journal;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
+}
+
+type ImagesSource = Extract<Source, { kind: 'images' }>;
+
+interface TargetImage {
+  readonly target: string;
+  readonly image: ImageReference;
 }
 
 /** Brings all disks of a source to a standstill at one point in time. What it did to the host is in the journal, also when it throws. */
@@ -64,22 +73,32 @@ async function freezeDomain(request: FreezeRequest, name: string): Promise<Froze
   };
 }
 
+/** The disks of `--image` that are not excluded. Their numbers stay, and so do the inode numbers made of them. */
+function chosenImages({ name, images }: ImagesSource, exclude: readonly string[]): TargetImage[] {
+  const all = images.map((image, position) => ({ target: `disk${position}`, image }));
+  const unknown = exclude.filter((target) => !all.some((disk) => disk.target === target));
+  if (unknown.length > 0) {
+    throw usage(`${name} has no disk ${unknown.join(', ')} to exclude`, {
+      hint: `its disks are ${all.map(({ target }) => target).join(', ')}`,
+    });
+  }
+  const chosen = all.filter(({ target }) => !exclude.includes(target));
+  if (chosen.length > 0) return chosen;
+  throw failed(`${name} has no disk to back up`, { hint: 'exclude fewer of its disks' });
+}
+
 async function freezeImages(
-  { journal, signal }: FreezeRequest,
-  { images }: Extract<Source, { kind: 'images' }>,
+  { journal, signal, settings }: FreezeRequest,
+  source: ImagesSource,
 ): Promise<FrozenSource> {
-  await holdImages({ images: images.map((image) => image.path), journal, signal });
+  const chosen = chosenImages(source, settings.exclude);
+  await holdImages({ images: chosen.map(({ image }) => image.path), journal, signal });
   return {
     uuid: null,
     time: new Date(),
     consistency: 'offline',
     xml: undefined,
     nvram: undefined,
-    disks: images.map((image, position) => ({
-      target: `disk${position}`,
-      image,
-      bus: null,
-      snapshot: 'none',
-    })),
+    disks: chosen.map((disk) => ({ ...disk, bus: null, snapshot: 'none' })),
   };
 }

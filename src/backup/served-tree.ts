@@ -1,5 +1,4 @@
 import * as fs from 'node:fs';
-import * as path from 'node:path';
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, directoryCount, type Geometry, geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
@@ -17,6 +16,7 @@ import {
   type DaemonFile,
   DIRECTORY_MODE,
   FILE_MODE,
+  indexFile,
 } from './daemon-config.js';
 
 /** Files up to this size are kept in memory; larger ones (memory states) stay open. */
@@ -92,15 +92,16 @@ export class ServedTree {
 
 function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, warnings: string[]): OpenDisk {
   const cut = geometry(disk.size, disk.chunkSize);
-  const indexFile = path.join(config.indexDirectory, `${disk.target}.v1`);
-  const stored = usableIndex(StoredIndex.open(indexFile, hasher), cut, disk.target, warnings);
-  const snapshot = config.times.snapshot;
+  const file = indexFile(config.indexDirectory, disk.target);
+  const stored = usableIndex(StoredIndex.open(file, hasher), cut, disk.target, warnings);
+  // For what changed: later than anything that was shown before, also when that is not known any more.
+  const latest = latestPossibleMtime(config.times);
   const header: IndexHeader = {
     chunkSize: cut.chunkSize,
     chunkCount: cut.chunkCount,
     diskSize: cut.size,
-    diskDirectoryMtime: diskDirectoryMtime(stored?.header, cut, snapshot),
-    directoryMtimes: directoryMtimes(stored?.header, cut, snapshot),
+    diskDirectoryMtime: diskDirectoryMtime(stored?.header, cut, latest),
+    directoryMtimes: directoryMtimes(stored?.header, cut, latest),
   };
   const served: TreeDisk = {
     target: disk.target,
@@ -112,11 +113,11 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     sources: openSources(disk.sources, disk.size, disk.view),
     stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
     // Later than ever: its size says nothing, and a second session may come within the second.
-    sumsMtime: latestPossibleMtime(config.times),
+    sumsMtime: latest,
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,
   };
-  return { served, stored, indexFile, header };
+  return { served, stored, indexFile: file, header };
 }
 
 function usableIndex(
@@ -128,7 +129,7 @@ function usableIndex(
   if (found instanceof StoredIndex) {
     if (found.header.chunkSize === cut.chunkSize) return found;
     warnings.push(
-      `disk ${target}: the chunk size was ${found.header.chunkSize} and is ${cut.chunkSize} now: all chunks count as changed`,
+      `disk ${target}: the chunk size was ${found.header.chunkSize / 1024}K and is ${cut.chunkSize / 1024}K now: all chunks count as changed`,
     );
     found.close();
   } else if (found !== undefined) {
@@ -138,23 +139,23 @@ function usableIndex(
 }
 
 /** The disk's directory keeps its time while it holds the same chunk directories. */
-function diskDirectoryMtime(before: IndexHeader | undefined, cut: Geometry, snapshot: number): number {
-  if (before === undefined) return snapshot;
+function diskDirectoryMtime(before: IndexHeader | undefined, cut: Geometry, latest: number): number {
+  if (before === undefined) return latest;
   const same = before.directoryMtimes.length === directoryCount(cut);
-  return same ? before.diskDirectoryMtime : Math.max(snapshot, before.diskDirectoryMtime + 1);
+  return same ? before.diskDirectoryMtime : Math.max(latest, before.diskDirectoryMtime + 1);
 }
 
 /** A chunk directory keeps its time while it holds the same chunks: when a disk grows, only the last one changes. */
-function directoryMtimes(before: IndexHeader | undefined, cut: Geometry, snapshot: number): Uint32Array {
+function directoryMtimes(before: IndexHeader | undefined, cut: Geometry, latest: number): Uint32Array {
   const count = directoryCount(cut);
-  const times = new Uint32Array(new SharedArrayBuffer(Math.max(count, 1) * 4), 0, count).fill(snapshot);
+  const times = new Uint32Array(new SharedArrayBuffer(Math.max(count, 1) * 4), 0, count).fill(latest);
   if (before === undefined) return times;
   for (let directory = 0; directory < Math.min(count, before.directoryMtimes.length); directory++) {
     const known = before.directoryMtimes[directory]!;
     const first = directory * CHUNKS_PER_DIRECTORY;
     const chunksNow = Math.min(cut.chunkCount - first, CHUNKS_PER_DIRECTORY);
     const chunksBefore = Math.min(before.chunkCount - first, CHUNKS_PER_DIRECTORY);
-    times[directory] = chunksNow === chunksBefore ? known : Math.max(snapshot, known + 1);
+    times[directory] = chunksNow === chunksBefore ? known : Math.max(latest, known + 1);
   }
   return times;
 }
