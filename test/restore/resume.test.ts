@@ -1,0 +1,190 @@
+import { spawn } from 'node:child_process';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeAll, describe, expect, it } from 'vitest';
+import type { RestoreResult } from '../../src/restore/restore-disk.js';
+import { build, program, requireAll } from '../support/requirements.js';
+import { testBytes, writeTree } from '../support/trees.js';
+import { built, errorOf, RecordingContext, temporaryDirectory } from './built.js';
+import { KIB, MIB } from './demo-tree.js';
+
+type Module = typeof import('../../src/commands/restore.js');
+let runRestore: Module['runRestore'];
+
+beforeAll(async () => {
+  await requireAll(build, program('flock', 'util-linux'));
+  ({ runRestore } = await built<Module>('commands/restore'));
+});
+
+const CHUNK = 128 * KIB;
+/** Large enough to take a while. */
+const SIZE = 256 * MIB;
+const CHUNKS = SIZE / CHUNK;
+const OPTIONS = { force: false, delta: false, keepGoing: false };
+const content = testBytes(SIZE, 7);
+
+interface Place {
+  readonly root: string;
+  readonly to: string;
+  readonly part: string;
+  readonly record: string;
+}
+
+function place(bytes: Uint8Array = content): Place {
+  const directory = temporaryDirectory();
+  const root = path.join(directory, 'demo');
+  writeTree(root, { disks: [{ target: 'vda', content: bytes, chunkSize: CHUNK }] });
+  const part = path.join(directory, '.new.img.chunkmount-part');
+  return { root, to: path.join(directory, 'new.img'), part, record: `${part}.json` };
+}
+
+function allocated(file: string): number {
+  return (fs.statSync(file, { throwIfNoEntry: false })?.blocks ?? 0) * 512;
+}
+
+function reached(record: string): number {
+  if (!fs.existsSync(record)) return 0;
+  return (JSON.parse(fs.readFileSync(record, 'utf8')) as { reached: number }).reached;
+}
+
+/** Waits until it is so, looking all the time. Throws when it takes a minute. */
+async function until(what: string, condition: () => boolean): Promise<void> {
+  const deadline = Date.now() + 60_000;
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error(`waited a minute until ${what}`);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Restores in another process, which is killed when about a quarter of the disk is there. */
+async function restoreAndKill({ root, to, part, record }: Place): Promise<void> {
+  const script = `
+    const progress = () => ({ advance() {}, end() {} });
+    const reporter = { debug() {}, notice() {}, warn() {}, progress };
+    const { signal } = new AbortController();
+    const options = ${JSON.stringify({ ...OPTIONS, tree: root, to })};
+    import(${JSON.stringify(new URL('../../dist/commands/restore.js', import.meta.url))}).then(({ runRestore }) =>
+      runRestore(options, { reporter, stdout: process.stdout, json: false, signal, insisted: signal }));`;
+  const child = spawn(process.execPath, ['--eval', script], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const ended = new Promise<NodeJS.Signals | null>((resolve) =>
+    child.once('exit', (_, signal) => resolve(signal)),
+  );
+  await until('a quarter is restored', () => allocated(part) > SIZE / 4 || child.exitCode !== null);
+  // Held long enough that the timer for the record is due, it writes that first when it goes on.
+  child.kill('SIGSTOP');
+  await sleep(400);
+  child.kill('SIGCONT');
+  await until('the record is written', () => reached(record) > 0 || child.exitCode !== null);
+  child.kill('SIGKILL');
+  expect(await ended).toBe('SIGKILL');
+  expect(fs.existsSync(to)).toBe(false);
+  expect(reached(record)).toBeLessThan(CHUNKS);
+}
+
+async function restore({ root, to }: Place): Promise<{ result: RestoreResult; messages: string[] }> {
+  const context = new RecordingContext(true);
+  await runRestore({ ...OPTIONS, tree: root, to }, context);
+  const { disks } = JSON.parse(context.text) as { disks: [RestoreResult] };
+  return { result: disks[0], messages: context.messages };
+}
+
+function expectRestored({ to, part, record }: Place, expected: Uint8Array = content): void {
+  expect(fs.readFileSync(to).equals(expected)).toBe(true);
+  expect([part, record].filter((file) => fs.existsSync(file))).toEqual([]);
+}
+
+describe('a restore that was killed', () => {
+  it('goes on with what is there', async () => {
+    const here = place();
+    await restoreAndKill(here);
+    const { result, messages } = await restore(here);
+    expect(result.unchanged).toBeGreaterThan(0);
+    expect(result.unchanged + result.written).toBe(CHUNKS);
+    expect(messages[0]).toMatch(
+      /^notice: going on with an interrupted restore: the first [0-9]+ % are checked/,
+    );
+    expectRestored(here);
+  });
+
+  it('trusts nothing that is there', async () => {
+    const here = place();
+    await restoreAndKill(here);
+    const before = reached(here.record);
+    // As after a power cut: blocks that never came to the disk, in front of what the record says and behind it.
+    const fd = fs.openSync(here.part, 'r+');
+    fs.writeSync(fd, Buffer.alloc(CHUNK), 0, CHUNK, 0);
+    fs.writeSync(fd, Buffer.from('rubbish'), 0, 7, SIZE - 7);
+    fs.closeSync(fd);
+    const { result } = await restore(here);
+    expect(result.written).toBeGreaterThan(CHUNKS - before);
+    expectRestored(here);
+  });
+
+  it('begins again when the backup is another one', async () => {
+    const here = place();
+    await restoreAndKill(here);
+    const other = testBytes(10 * CHUNK + 5, 8, [[CHUNK, 2 * CHUNK]]);
+    fs.rmSync(here.root, { recursive: true });
+    writeTree(here.root, { disks: [{ target: 'vda', content: other, chunkSize: CHUNK }] });
+    const { result, messages } = await restore(here);
+    expect(result).toMatchObject({ unchanged: 0, written: 10, zero: 1 });
+    expect(messages[0]).toBe(
+      `notice: an unfinished restore of another backup to ${fs.realpathSync(here.to)} is discarded`,
+    );
+    expectRestored(here, other);
+  });
+
+  it('begins again when the record is lost or damaged', async () => {
+    const here = place();
+    await restoreAndKill(here);
+    fs.writeFileSync(here.record, '{"format": "chunkmount-restore", "reached": -1');
+    const { result } = await restore(here);
+    expect(result).toMatchObject({ unchanged: 0, written: CHUNKS });
+    expectRestored(here);
+  });
+});
+
+describe('a restore that the user stopped', () => {
+  it('says that it can go on, and does', async () => {
+    const here = place();
+    const context = new RecordingContext();
+    const restoring = runRestore({ ...OPTIONS, tree: here.root, to: here.to }, context);
+    const stopped = errorOf(restoring, 'failed');
+    await until('a quarter is restored', () => allocated(here.part) > SIZE / 4);
+    context.controller.abort();
+    const error = await stopped;
+    expect([error.message, error.hint]).toEqual([
+      'the restore of vda was interrupted',
+      'run the same command again to go on',
+    ]);
+    expect(context.messages.at(-1)).toContain(
+      `is kept in ${fs.realpathSync(here.part)}: the same command goes on from there`,
+    );
+    expect(fs.existsSync(here.to)).toBe(false);
+    const { result } = await restore(here);
+    expect(result.unchanged).toBeGreaterThan(CHUNKS / 8);
+    expectRestored(here);
+  });
+
+  it('leaves a target that is changed in place for --delta', async () => {
+    const here = place();
+    fs.writeFileSync(here.to, '');
+    const context = new RecordingContext();
+    const options = { ...OPTIONS, tree: here.root, to: here.to, delta: true };
+    const stopped = errorOf(runRestore(options, context), 'failed');
+    await until('a quarter is restored', () => allocated(here.to) > SIZE / 4);
+    context.controller.abort();
+    expect((await stopped).hint).toBe('go on with --delta');
+    await runRestore(options, new RecordingContext());
+    expectRestored(here);
+  });
+
+  it('ends at once when it is stopped before it began', async () => {
+    const here = place(testBytes(5 * CHUNK, 1));
+    const context = new RecordingContext();
+    context.controller.abort();
+    await errorOf(runRestore({ ...OPTIONS, tree: here.root, to: here.to }, context), 'failed');
+    expect(fs.existsSync(here.to)).toBe(false);
+  });
+});
