@@ -23,6 +23,7 @@ const SAVE_INTERVAL_MS = 60_000;
 class Daemon implements DaemonWork {
   #served: ServedTree | undefined;
   #server: Server | undefined;
+  #mountpoint: string | undefined;
   #scanners: Promise<void> = Promise.resolve();
   readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
@@ -34,6 +35,7 @@ class Daemon implements DaemonWork {
   async start(): Promise<Server> {
     const text = fs.readFileSync(path.join(this.sessionDirectory, CONFIG_NAME), 'utf8');
     const config = JSON.parse(text) as DaemonConfig;
+    this.#mountpoint = config.mountpoint;
     this.#served = new ServedTree(config, await createHasher());
     this.#server = await startServer(config, this.#served);
     return this.#server;
@@ -61,6 +63,7 @@ class Daemon implements DaemonWork {
     const served = this.#served;
     if (served === undefined) return;
     for (const timer of this.#timers) clearInterval(timer);
+    if (!seen) this.#removeMountpoint();
     for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
     // While somebody may see the tree, its last chunks may still be on their way; what is saved is right at any moment.
     if (!seen) await this.#scanners;
@@ -70,6 +73,15 @@ class Daemon implements DaemonWork {
       this.#writeStatus(served, 'ended');
     } catch (error) {
       this.#writeStatus(served, 'failed', `the index could not be saved: ${messageOf(error)}`);
+    }
+  }
+
+  /** Who unmounts by hand leaves an empty directory, and an `rsync --delete` from that would erase a backup. */
+  #removeMountpoint(): void {
+    try {
+      if (this.#mountpoint !== undefined) fs.rmdirSync(this.#mountpoint);
+    } catch {
+      // Cleanup was faster, or something is mounted or stored there.
     }
   }
 

@@ -13,7 +13,10 @@ export function bootId(): string {
   return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-/** Start time of `pid` in clock ticks, undefined if there is no such process (or it is a zombie). */
+/**
+ * Start time of `pid` in clock ticks, undefined if there is no such process (or it is a zombie). One whose first thread has
+ * ended shows as a zombie, but its other threads still run and hold its descriptors.
+ */
 function startTimeOf(pid: number): number | undefined {
   let stat: string;
   try {
@@ -25,7 +28,8 @@ function startTimeOf(pid: number): number | undefined {
   }
   // The second field is the command in parentheses and may itself hold spaces and parentheses.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  const threads = Number(fields[17]);
+  if (fields[0] === 'X' || (fields[0] === 'Z' && threads <= 1)) return undefined;
   const startTime = Number(fields[19]);
   return Number.isSafeInteger(startTime) ? startTime : undefined;
 }
