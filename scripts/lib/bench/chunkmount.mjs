@@ -1,0 +1,90 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { interrupted, run, timed } from './run.mjs';
+
+const CLI = path.resolve(import.meta.dirname, '../../../dist/cli.js');
+const NAME = 'bench';
+const POLL_MS = 200;
+/** Sessions whose snapshots are in the same second would wait for the clock; see the manifest's time in the design. */
+const BETWEEN_SESSIONS_MS = 2_000;
+
+/** A state directory of chunkmount's, and with it the memory of earlier sessions. One session at a time. */
+export class Chunkmount {
+  /** When the last session of any began. */
+  static #last = 0;
+
+  constructor(directory, { image, transport }) {
+    this.directory = directory;
+    this.image = image;
+    this.transport = transport;
+    this.env = {
+      CHUNKMOUNT_STATEDIR: path.join(directory, 'state'),
+      CHUNKMOUNT_BACKUPDIR: path.join(directory, 'mnt'),
+    };
+  }
+
+  #chunkmount(args, options = {}) {
+    return run(process.execPath, [CLI, ...args], { ...options, env: this.env });
+  }
+
+  /** Mounts the image. `seconds`: from command to mounted tree. */
+  async open() {
+    await sleep(Math.max(0, Chunkmount.#last + BETWEEN_SESSIONS_MS - Date.now()), undefined, {
+      signal: interrupted.signal,
+    });
+    const source = [`--image=${this.image}`, `--name=${NAME}`, `--transport=${this.transport}`];
+    const { seconds, result } = await timed(() => this.#chunkmount(source));
+    Chunkmount.#last = Date.now();
+    const tree = result.trim();
+    if (!fs.existsSync(path.join(tree, 'manifest.json'))) throw new Error(`${tree} is no tree`);
+    return { tree, chunks: path.join(tree, 'disk0'), seconds };
+  }
+
+  /** Waits until all chunks are hashed. Returns the seconds that the scan took, as the daemon measured them. */
+  async scanned() {
+    for (;;) {
+      const { sessions } = JSON.parse(await this.#chunkmount(['list', '--json']));
+      const { state, daemon } = sessions[0];
+      if (state !== 'mounted') throw new Error(`the session is ${state}`);
+      if (daemon?.scanSeconds !== undefined) return daemon.scanSeconds;
+      await sleep(POLL_MS, undefined, { signal: interrupted.signal });
+    }
+  }
+
+  /** The most memory that the daemon has had so far, in bytes. */
+  peakMemory() {
+    const session = path.join(this.env.CHUNKMOUNT_STATEDIR, 'sessions', NAME);
+    for (const pid of fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name))) {
+      const argv = readIfThere(`/proc/${pid}/cmdline`).split('\0');
+      if (argv.at(-2) !== session) continue;
+      const match = /^VmHWM:\s+([0-9]+) kB$/m.exec(readIfThere(`/proc/${pid}/status`));
+      if (match !== null) return Number(match[1]) * 1024;
+    }
+    throw new Error(`the daemon of ${session} is not there`);
+  }
+
+  async close() {
+    await this.#chunkmount(['cleanup', `--name=${NAME}`]);
+  }
+
+  /** Ends whatever is left, also when we were told to end. */
+  async end() {
+    const cleanup = () => this.#chunkmount(['cleanup', '--all'], { evenSo: true });
+    // The first one also fails when it only tells that the tree was not whole.
+    await cleanup().catch(cleanup);
+  }
+
+  /** Forgets all sessions: the next one is the first. */
+  forget() {
+    fs.rmSync(this.env.CHUNKMOUNT_STATEDIR, { recursive: true, force: true });
+  }
+}
+
+function readIfThere(file) {
+  try {
+    return fs.readFileSync(file, 'utf8');
+  } catch {
+    return '';
+  }
+}

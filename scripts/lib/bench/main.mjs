@@ -1,0 +1,112 @@
+import { constants } from 'node:os';
+import { Chunkfs, Files, Transport } from './contestants.mjs';
+import { describeMachine } from './machine.mjs';
+import {
+  makeCopies,
+  measureHashing,
+  measureMounting,
+  measureRawTransfer,
+  measureReading,
+  measureTransfer,
+  Results,
+} from './measurements.mjs';
+import { parseOptions } from './options.mjs';
+import { resultTable, targetTable } from './report.mjs';
+import { interrupted, isOnPath } from './run.mjs';
+import { CHUNK_SIZE, Workspace } from './workspace.mjs';
+
+const TRANSPORTS = ['kernel', 'native'];
+
+function progress(text) {
+  process.stderr.write(`scripts/bench: ${text}\n`);
+}
+
+/** Everything once; who is compared with whom comes right after the other. */
+async function measureRound(workspace, contestants, results, round) {
+  for (const contestant of contestants) {
+    progress(`${round}: names, attributes and content, ${contestant.name}`);
+    await measureReading(contestant, results);
+  }
+  progress(`${round}: xxhsum`);
+  await measureHashing(workspace, results);
+  for (const contestant of contestants) {
+    progress(`${round}: 1 % changed, ${contestant.name}`);
+    await measureTransfer(contestant, results);
+  }
+  progress(`${round}: 1 % changed, rsync of the image`);
+  await measureRawTransfer(workspace, results);
+  for (const transport of TRANSPORTS) {
+    progress(`${round}: mounting, ${transport}`);
+    await measureMounting(workspace, { image: workspace.image, transport, row: 'image' }, results);
+    if (workspace.sparseImage === undefined) continue;
+    await measureMounting(workspace, { image: workspace.sparseImage, transport, row: 'sparse' }, results);
+  }
+}
+
+async function measure(options, workspace, contestants) {
+  const results = new Results();
+  progress('making images and copies');
+  workspace.makeImages();
+  await makeCopies(workspace, contestants, results);
+  for (let round = 1; round <= options.rounds; round++) {
+    await measureRound(workspace, contestants, results, `round ${round} of ${options.rounds}`);
+  }
+  return results;
+}
+
+function footnotes({ rounds }, withChunkfs) {
+  return [
+    `Medians of ${rounds} interleaved round${rounds === 1 ? '' : 's'} (least–most; memory: most), each on a freshly mounted tree, the image in the page cache. Chunks of 256 KiB.`,
+    "(c) The time of the scan is the daemon's own, from the start of its two scanners to their end, with nobody else reading.",
+    '(d) `rsync -a` into a local copy that is current except for 1 % of the chunks; the raw image with `rsync -a --inplace --no-whole-file`.',
+    ...(withChunkfs ? [] : ['chunkfs is not on PATH: it was not measured.']),
+  ];
+}
+
+async function print(options, workspace, results, withChunkfs) {
+  const facts = { ...options, chunkSize: CHUNK_SIZE };
+  const parts = [resultTable(results, facts), targetTable(results, facts)];
+  const lines = [...footnotes(options, withChunkfs), await describeMachine(workspace.root)];
+  process.stdout.write(`${parts.join('\n\n')}\n\n${lines.join('\n')}\n`);
+}
+
+async function main(args) {
+  const options = parseOptions(args);
+  const withChunkfs = await isOnPath('chunkfs');
+  const workspace = Workspace.create({ ...options, copies: withChunkfs ? 4 : 3 });
+  const contestants = [
+    ...TRANSPORTS.map((transport) => new Transport(workspace, transport)),
+    new Files(workspace),
+    ...(withChunkfs ? [new Chunkfs(workspace)] : []),
+  ];
+  try {
+    const results = await measure(options, workspace, contestants);
+    await print(options, workspace, results, withChunkfs);
+  } finally {
+    await finish(workspace, contestants);
+  }
+}
+
+/** Leaves nothing behind; where a tree cannot be unmounted, its files stay, and are named. */
+async function finish(workspace, contestants) {
+  try {
+    for (const contestant of contestants) await contestant.end();
+  } catch (error) {
+    throw new Error(`${workspace.root} is left: ${error.message}`, { cause: error });
+  }
+  workspace.remove();
+}
+
+let received = 0;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    received ||= constants.signals[signal];
+    interrupted.abort(new Error(`ended by ${signal}`));
+  });
+}
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  process.stderr.write(`scripts/bench: ${error.message}\n`);
+  process.exitCode = received === 0 ? 1 : 128 + received;
+}
