@@ -24,7 +24,12 @@ export interface PrepareDisksRequest {
 /** Finds out where the bytes of each frozen disk lie, and starts a raw view of those that only QEMU can decode. */
 export async function prepareDisks(request: PrepareDisksRequest): Promise<DaemonDisk[]> {
   checkInodes(request.disks);
-  return Promise.all(request.disks.map((disk) => prepareDisk(disk, request)));
+  const outcomes = await Promise.allSettled(request.disks.map((disk) => prepareDisk(disk, request)));
+  // Only once all have ended: what is undone now must not be begun by another disk a moment later.
+  return outcomes.map((outcome) => {
+    if (outcome.status === 'rejected') throw outcome.reason;
+    return outcome.value;
+  });
 }
 
 async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {
