@@ -6,6 +6,7 @@ import { cleanupCommand } from './commands/cleanup.js';
 import type { CommandContext } from './commands/context.js';
 import { diffCommand } from './commands/diff.js';
 import { doctorCommand } from './commands/doctor.js';
+import { dumpCommand } from './commands/dump.js';
 import { imageMountCommand, imageUnmountCommand } from './commands/image-mount.js';
 import { listCommand } from './commands/list.js';
 import { mountCommand } from './commands/mount.js';
@@ -88,6 +89,7 @@ function createProgram(first: AbortController, second: AbortController): Command
   program.addCommand(mountCommand(context), { isDefault: true });
   program.addCommand(cleanupCommand(context));
   program.addCommand(runCommand(context, (code) => (exitCode = code)));
+  program.addCommand(dumpCommand(context));
   program.addCommand(listCommand(context));
   program.addCommand(unlockCommand(context));
   program.addCommand(restoreCommand(context));

@@ -9,12 +9,19 @@ import { Lock } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandlers, undoAll } from '../session/undo.js';
 import { snapshotUndo } from '../snapshot/select.js';
+import { dumpUndo } from './dump-files.js';
 import { mountpointUndo } from './mountpoint.js';
 import { readSessionRecord } from './session-record.js';
 import { readStatus } from './status.js';
 import { SERVE, stopServingUndo } from './stop-serving.js';
 
-const HANDLERS: UndoHandlers = { ...snapshotUndo, ...rawViewUndo, ...mountpointUndo, ...stopServingUndo };
+const HANDLERS: UndoHandlers = {
+  ...snapshotUndo,
+  ...rawViewUndo,
+  ...mountpointUndo,
+  ...stopServingUndo,
+  ...dumpUndo,
+};
 
 /** While somebody may still read the frozen disks, they stay frozen. */
 const BARRIERS: ReadonlySet<string> = new Set([SERVE]);

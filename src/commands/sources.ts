@@ -16,13 +16,14 @@ export interface SourceOptions {
   connect?: string;
 }
 
-export function addSourceOptions(command: Command): Command {
+/** `formatOption` names the format of --image, where `--format` means something else. */
+export function addSourceOptions(command: Command, formatOption = '--format'): Command {
   return command
     .option('--vm <names>', 'VMs of libvirt: mail01,devsrv or all')
     .option('--all-running', 'all VMs that run')
     .option('--image <files>', 'image files or block devices that no VM uses, instead of a VM')
     .option('--name <name>', 'name of the tree of --image')
-    .option('--format <format>', "format of --image (by the file's extension; never by its content)");
+    .option(`${formatOption} <format>`, "format of --image (by the file's extension; never by its content)");
 }
 
 /** What the options name, in order and without duplicates. Throws usage errors. */

@@ -8,9 +8,6 @@ export interface RunOptions {
   timeoutMs?: number;
   signal?: AbortSignal | undefined;
   input?: string;
-  /** Descriptors of ours that become the program's standard input and output, instead of nothing and what `run` returns. */
-  stdin?: number;
-  stdout?: number;
   /** Exit codes that are answers rather than failures. 0 always is one. */
   accept?: readonly number[];
   /** Descriptors of ours that the program sees as 3, 4, …; it inherits no other. */
@@ -169,13 +166,42 @@ export async function run(
   given: RunOptions = {},
 ): Promise<RunResult> {
   const { stdin, ...others } = options(given);
-  const standard = [given.stdin ?? stdin, given.stdout ?? 'pipe', 'pipe'];
   // execa's types know descriptors 0 to 2 only; it passes on any.
-  const stdio = [...standard, ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
+  const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
   const result = await execa(program, args, { ...others, stdio });
   const exitCode = check(program, args, result, given.accept);
   return { exitCode, stdout: String(result.stdout ?? ''), stderr: String(result.stderr ?? '') };
+}
+
+/** The descriptors that become a program's standard input and output. */
+export interface FilterEnds {
+  readonly stdin: number;
+  readonly stdout: number;
+}
+
+/**
+ * Like `run`, for a program that reads one descriptor of ours and writes another. They become the program's: here they are closed,
+ * whatever happens, so that both of its ends notice when it has ended.
+ */
+export async function runFilter(
+  program: string,
+  args: readonly string[],
+  ends: FilterEnds,
+  given: Pick<RunOptions, 'timeoutMs' | 'signal'>,
+): Promise<void> {
+  const { execa } = await loadExeca();
+  const stdio = [ends.stdin, ends.stdout, 'pipe'] as unknown as NonNullable<Options['stdio']>;
+  const { stdin: _, ...others } = options(given);
+  const start = () => {
+    try {
+      return execa(program, args, { ...others, stdio });
+    } finally {
+      closeSync(ends.stdin);
+      closeSync(ends.stdout);
+    }
+  };
+  check(program, args, await start());
 }
 
 /** Like `run`, but yields stdout line by line, for output too large to hold as one string. */

@@ -1,0 +1,91 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { failed } from '../errors.js';
+import type { Compressor } from './dump-compressor.js';
+import { readSums } from './dump-files.js';
+import type { DumpFormat } from './dump-image.js';
+import type { FrozenSource } from './source.js';
+
+export interface PlanRequest {
+  readonly name: string;
+  readonly source: FrozenSource;
+  readonly format: DumpFormat;
+  readonly compressor: Compressor | undefined;
+  /** The snapshot's time goes into the names. */
+  readonly dated: boolean;
+}
+
+/** Names of the files of one dump. */
+export interface DumpPlan {
+  readonly disks: readonly { readonly target: string; readonly file: string; readonly scratch: string }[];
+  readonly xml: string | undefined;
+  readonly nvram: string | undefined;
+  readonly sums: string;
+}
+
+/** `20261120T231122Z` */
+function stamp(time: Date): string {
+  return time.toISOString().replace(/[-:]|\.[0-9]+/g, '');
+}
+
+export function planDump({ name, source, format, compressor, dated }: PlanRequest): DumpPlan {
+  const date = dated ? `-${stamp(source.time)}` : '';
+  return {
+    disks: source.disks.map(({ target }) => {
+      const image = `${name}_${target}${date}.${format}`;
+      return { target, file: image + (compressor?.extension ?? ''), scratch: image };
+    }),
+    xml: source.xml === undefined ? undefined : `${name}${date}.xml`,
+    nvram: source.nvram === undefined ? undefined : `${name}${date}.nvram.fd`,
+    sums: `${name}${date}.sha256`,
+  };
+}
+
+/** What becomes of the files that the sums of the dump before name. */
+export interface Succession {
+  /** Lines of files that stay: of disks that are not in the new dump. */
+  readonly kept: readonly string[];
+  /** Images of the same disks under other names. */
+  readonly obsolete: readonly string[];
+}
+
+/** A dump replaces what it has itself and nothing else: another one may be of other disks. */
+export function succeed(
+  directory: string,
+  name: string,
+  plan: DumpPlan,
+  files: readonly string[],
+): Succession {
+  const kept: string[] = [];
+  const obsolete: string[] = [];
+  for (const [file, sum] of readSums(path.join(directory, plan.sums))) {
+    if (files.includes(file) || !fs.existsSync(path.join(directory, file))) continue;
+    const replaced = plan.disks.some(({ target }) => file.startsWith(`${name}_${target}.`));
+    if (replaced) obsolete.push(file);
+    else kept.push(`${sum}  ${file}`);
+  }
+  return { kept, obsolete };
+}
+
+/** Throws unless `needed` bytes have room in `directory` or where it will be made. */
+export function checkSpace(directory: string, needed: number, what: string): void {
+  const free = freeBytes(directory);
+  if (needed <= free) return;
+  throw failed(
+    `there is no room for ${what} in ${directory}: ${mebibytes(needed)} are needed, ${mebibytes(free)} left`,
+    {
+      hint: 'make room, give another --backupdir, or --compress it',
+      details: { directory, needed, free },
+    },
+  );
+}
+
+/** Bytes left where `directory` is or will be. */
+export function freeBytes(directory: string): number {
+  const { bavail, bsize } = fs.statfsSync(fs.existsSync(directory) ? directory : path.dirname(directory));
+  return bavail * bsize;
+}
+
+export function mebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 1024 / 1024)} MiB`;
+}

@@ -1,0 +1,167 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { failed } from '../errors.js';
+import { mountAt } from '../host/mountinfo.js';
+import type { Compressor } from './dump-compressor.js';
+import { DumpFiles } from './dump-files.js';
+import { type DumpFormat, dumpImage } from './dump-image.js';
+import { checkSpace, type DumpPlan, freeBytes, mebibytes, planDump, succeed } from './dump-plan.js';
+import { freezeSource } from './freeze-source.js';
+import { mountpointFor } from './mountpoint.js';
+import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
+import { type LocatedDisk, locateDisk } from './prepare-disks.js';
+import type { FrozenSource } from './source.js';
+
+export interface DumpRequest extends SessionRequest {
+  readonly format: DumpFormat;
+  /** Undefined: not compressed. */
+  readonly compressor: Compressor | undefined;
+  /** The snapshot's time goes into the names, and earlier dumps stay. */
+  readonly dated: boolean;
+}
+
+export interface DumpedFile {
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  /** Hex digits. */
+  readonly sha256: string;
+  /** Of an image: its target, and the size of the disk in bytes. */
+  readonly disk?: string;
+  readonly diskSize?: number;
+}
+
+export interface DumpResult {
+  readonly name: string;
+  readonly directory: string;
+  /** ISO 8601. */
+  readonly snapshotTime: string;
+  readonly consistency: string;
+  readonly files: readonly DumpedFile[];
+  /** The file of their sums. */
+  readonly sums: string;
+}
+
+/** Where the dumps of `name` are: apart from the mountpoint of its tree, which must be empty. */
+export function dumpDirectoryName(name: string): string {
+  return `${name}.dump`;
+}
+
+/**
+ * Writes images of a source's disks at one point in time, and undoes the snapshot. When it throws, what it did to the host has been
+ * undone as far as possible, and of the dump nothing is left; or the dump is complete, and the undoing failed.
+ */
+export function dumpSource(request: DumpRequest): Promise<DumpResult> {
+  return inNewSession(request, { work: (session) => dump(request, session), stays: false });
+}
+
+async function dump(request: DumpRequest, session: NewSession): Promise<DumpResult> {
+  const { source, settings, reporter, signal } = request;
+  const directory = dumpDirectory(settings.backupDirectory, source.name);
+  const { id, journal, directory: sessionDirectory } = session;
+  const frozen = await freezeSource({ source, settings, sessionId: id, journal, reporter, signal });
+  const disks: LocatedDisk[] = [];
+  for (const disk of frozen.disks)
+    disks.push(await locateDisk(disk, { ...request, sessionDirectory, journal }));
+  signal?.throwIfAborted();
+  checkRoom(request, disks, directory);
+  const { owner } = settings;
+  const plan = planDump({ ...request, name: source.name, source: frozen });
+  const files = new DumpFiles({
+    directory,
+    files: namesOf(plan),
+    scratch: scratchOf(plan, request),
+    owner,
+    journal,
+  });
+  const written: DumpedFile[] = [];
+  for (const [position, { target, file, scratch }] of plan.disks.entries()) {
+    const disk = disks[position]!;
+    const image = { file: files.partial(file), scratch: files.partial(scratch) };
+    const result = await dumpImage({ ...request, ...image, target, disk, owner, sessionDirectory });
+    written.push({ path: path.join(directory, file), disk: target, diskSize: disk.virtualSize, ...result });
+  }
+  written.push(...writeDescription(files, plan, frozen));
+  return finish(request, { files, plan, frozen, written });
+}
+
+/** Absolute. Throws when something else is there. */
+function dumpDirectory(backupDirectory: string, name: string): string {
+  const directory = mountpointFor(backupDirectory, dumpDirectoryName(name));
+  const stat = fs.statSync(directory, { throwIfNoEntry: false });
+  if (stat !== undefined && !stat.isDirectory()) {
+    throw failed(`${directory} is no directory`, { hint: 'move it away, or give another --backupdir' });
+  }
+  if (mountAt(directory)?.type.startsWith('fuse') === true) {
+    throw failed(`${directory} is a mountpoint`, { hint: 'give another --backupdir' });
+  }
+  return directory;
+}
+
+/** What compression leaves of a disk nobody knows: then only a warning. */
+function checkRoom(request: DumpRequest, disks: readonly LocatedDisk[], directory: string): void {
+  const { source, format, compressor, reporter } = request;
+  const data = disks.map(({ extents }) => extents.dataBytes);
+  const all = data.reduce((sum, bytes) => sum + bytes, 0);
+  if (compressor === undefined) {
+    checkSpace(directory, all, `the dump of ${source.name}`);
+    return;
+  }
+  if (format === 'qcow2')
+    checkSpace(directory, Math.max(0, ...data), `an uncompressed disk of ${source.name}`);
+  const free = freeBytes(directory);
+  if (all > free) {
+    reporter.warn(
+      `${directory} has ${mebibytes(free)} left, and ${mebibytes(all)} are to be compressed into it`,
+    );
+  }
+}
+
+function namesOf({ disks, xml, nvram, sums }: DumpPlan): string[] {
+  const others = [xml, nvram, sums].filter((name) => name !== undefined);
+  return [...disks.map(({ file }) => file), ...others];
+}
+
+/** Only a qcow2 image that is compressed is made uncompressed first. */
+function scratchOf({ disks }: DumpPlan, { format, compressor }: DumpRequest): string[] {
+  return format === 'qcow2' && compressor !== undefined ? disks.map(({ scratch }) => scratch) : [];
+}
+
+/** The domain's XML and NVRAM. */
+function writeDescription(files: DumpFiles, plan: DumpPlan, { xml, nvram }: FrozenSource): DumpedFile[] {
+  const contents = [
+    { name: plan.xml, content: xml === undefined ? undefined : Buffer.from(xml) },
+    { name: plan.nvram, content: nvram === undefined ? undefined : fs.readFileSync(nvram) },
+  ];
+  return contents.flatMap(({ name, content }) => {
+    if (name === undefined || content === undefined) return [];
+    const sha256 = files.write(name, content);
+    return [{ path: path.join(files.directory, name), size: content.byteLength, sha256 }];
+  });
+}
+
+interface Written {
+  readonly files: DumpFiles;
+  readonly plan: DumpPlan;
+  readonly frozen: FrozenSource;
+  readonly written: readonly DumpedFile[];
+}
+
+/** Writes the sums, and gives all files their names. */
+function finish(request: DumpRequest, { files, plan, frozen, written }: Written): DumpResult {
+  const { name } = request.source;
+  const { directory } = files;
+  const { kept, obsolete } = succeed(directory, name, plan, namesOf(plan));
+  const lines = written.map((file) => `${file.sha256}  ${path.basename(file.path)}`);
+  files.write(plan.sums, Buffer.from([...lines, ...kept].map((line) => `${line}\n`).join('')));
+  request.signal?.throwIfAborted();
+  files.publish(obsolete);
+  return {
+    name,
+    directory,
+    snapshotTime: frozen.time.toISOString(),
+    consistency: frozen.consistency,
+    files: written,
+    sums: path.join(directory, plan.sums),
+  };
+}
