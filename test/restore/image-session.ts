@@ -78,3 +78,31 @@ export function expectError(result: CliResult, exitCode: number): { message: str
   expect(said, `no sentence and hint: ${result.stderr}`).not.toBeNull();
   return { message: said![1]!, hint: said![2]! };
 }
+
+/** All data segments of a file, by SEEK_DATA and SEEK_HOLE, and what a seek to its end gives. */
+const SEGMENTS = `import os, sys, json, errno
+fd = os.open(sys.argv[1], os.O_RDONLY)
+size, at, found = os.fstat(fd).st_size, 0, []
+while True:
+    try:
+        start = os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        assert error.errno == errno.ENXIO
+        break
+    at = os.lseek(fd, start, os.SEEK_HOLE)
+    found.append([start, at])
+# From within data and holes, not only from their ends.
+for start, end in found:
+    middle = (start + end) // 2
+    assert os.lseek(fd, middle, os.SEEK_DATA) == middle
+    assert os.lseek(fd, middle, os.SEEK_HOLE) == end
+try:
+    os.lseek(fd, size, os.SEEK_HOLE)
+    found.append('no ENXIO')
+except OSError as error:
+    assert error.errno == errno.ENXIO
+print(json.dumps(found))`;
+
+export async function segments(file: string): Promise<unknown> {
+  return JSON.parse((await run('python3', ['-c', SEGMENTS, file])).stdout);
+}
