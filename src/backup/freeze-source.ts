@@ -29,14 +29,19 @@ interface TargetImage {
 /** Brings all disks of a source to a standstill at one point in time. What it did to the host is in the journal, also when it throws. */
 export function freezeSource(request: FreezeRequest): Promise<FrozenSource> {
   const { source } = request;
-  return source.kind === 'vm' ? freezeDomain(request, source.name) : freezeImages(request, source);
+  return source.kind === 'vm' ? freezeDomain(request, source) : freezeImages(request, source);
 }
 
-async function freezeDomain(request: FreezeRequest, name: string): Promise<FrozenSource> {
+async function freezeDomain(
+  request: FreezeRequest,
+  { name, amongOthers = false }: Extract<Source, { kind: 'vm' }>,
+): Promise<FrozenSource> {
   const { settings, reporter, signal, journal, sessionId } = request;
   const virsh = new Virsh({ connect: settings.connect, signal });
   const domain = await loadDomain(virsh, name);
-  const disks = selectDisks(domain, { exclude: settings.exclude, reporter });
+  const targets = new Set(domain.disks.map(({ target }) => target));
+  const exclude = settings.exclude.filter((target) => !amongOthers || targets.has(target));
+  const disks = selectDisks(domain, { exclude, reporter });
   const groups = await chooseProviders({
     virsh,
     domain,

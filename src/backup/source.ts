@@ -3,7 +3,12 @@ import type { Consistency } from '../snapshot/provider.js';
 
 /** What is to be backed up: a VM of libvirt, or image files that belong to no VM that runs. */
 export type Source =
-  | { readonly kind: 'vm'; readonly name: string }
+  | {
+      readonly kind: 'vm';
+      readonly name: string;
+      /** One of several VMs that are given one list of disks to exclude: it need not have all of them. */
+      readonly amongOthers?: boolean;
+    }
   | { readonly kind: 'images'; readonly name: string; readonly images: readonly ImageReference[] };
 
 export interface FrozenSourceDisk {

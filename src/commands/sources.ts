@@ -4,6 +4,7 @@ import type { Source } from '../backup/source.js';
 import { checkName } from '../chunks/names.js';
 import { failed, messageOf, systemCode, usage } from '../errors.js';
 import { imageFormat } from '../image/format.js';
+import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import { parseList } from './parse.js';
 
@@ -14,6 +15,7 @@ export interface SourceOptions {
   name?: string;
   format?: string;
   connect?: string;
+  exclude?: string;
 }
 
 /** `formatOption` names the format of --image, where `--format` means something else. */
@@ -35,7 +37,10 @@ export async function selectSources(options: SourceOptions, signal: AbortSignal)
     if (options.name !== undefined || options.format !== undefined) {
       throw usage('--name and --format go with --image', { hint: 'a tree of --vm has the name of its VM' });
     }
-    return (await domainNames(options, signal)).map((name) => ({ kind: 'vm', name }));
+    const names = await domainNames(options, signal);
+    const amongOthers = names.length > 1;
+    if (amongOthers) await checkExclude(names, options, signal);
+    return names.map((name) => ({ kind: 'vm', name, amongOthers }));
   }
   if (wantsDomains) throw usage('--image and --vm exclude each other', { hint: 'run chunkmount twice' });
   return [imageSource(options.image, options)];
@@ -84,4 +89,25 @@ async function domainNames(options: SourceOptions, signal: AbortSignal): Promise
     });
   }
   return [...new Set(names)];
+}
+
+/** One list of disks for several VMs, as virt-backup takes it: a disk that none of them has is a mistake. Throws a usage error then. */
+async function checkExclude(
+  names: readonly string[],
+  { exclude, connect }: SourceOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  if (exclude === undefined) return;
+  const virsh = new Virsh({ connect, signal });
+  const unknown = new Set(parseList(exclude, '--exclude'));
+  for (const name of names) {
+    const domain = await loadDomain(virsh, name).catch(() => undefined);
+    // It will have its own error, and what disks it has nobody knows.
+    if (domain === undefined) return;
+    for (const { target } of domain.disks) unknown.delete(target);
+  }
+  if (unknown.size === 0) return;
+  throw usage(`none of ${names.join(', ')} has a disk ${[...unknown].join(', ')} to exclude`, {
+    hint: 'see their disks: virsh domblklist NAME',
+  });
 }
