@@ -6,9 +6,9 @@ import { failed, messageOf } from '../errors.js';
 import { CommandError, run } from '../host/exec.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
+import { isWrittenByQemu } from '../image/image-lock.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
-import { isWrittenByQemu } from './file-locks.js';
 
 export const HOLD_KIND = 'hold';
 

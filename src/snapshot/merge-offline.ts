@@ -1,8 +1,8 @@
 import * as fs from 'node:fs';
+import { isWrittenByQemu } from '../image/image-lock.js';
 import { withDiskSource } from '../libvirt/disk-source.js';
 import { loadInactive } from '../libvirt/load-domain.js';
 import { checkBase, isBaseUntouched } from './base-check.js';
-import { isWrittenByQemu } from './file-locks.js';
 import { type OverlayCase, stuck } from './overlay-case.js';
 import { overlayFile } from './overlay-position.js';
 import { commitOffline, showsSameDisk } from './qemu-image.js';

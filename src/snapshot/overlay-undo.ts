@@ -1,8 +1,8 @@
 import * as fs from 'node:fs';
 import { bootId } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
+import { isWrittenByQemu } from '../image/image-lock.js';
 import type { UndoHandler } from '../session/undo.js';
-import { isWrittenByQemu } from './file-locks.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
 import { checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
 import { type OverlayCase, overlayCase, stuck } from './overlay-case.js';

@@ -4,6 +4,7 @@ import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandlers } from '../session/undo.js';
+import type { SnapshotSize } from './snapshot-size.js';
 
 export type SnapshotKind = 'overlay' | 'lvm' | 'none';
 
@@ -14,6 +15,8 @@ export interface SnapshotOptions {
   readonly quiesce: 'no' | 'try' | 'require';
   /** Where overlays go; beside each image if undefined. */
   readonly overlayDirectory?: string | undefined;
+  /** Of thick LVM snapshots; 5 GiB if undefined. */
+  readonly snapshotSize?: SnapshotSize | undefined;
 }
 
 export interface SnapshotRequest {

@@ -1,3 +1,4 @@
+import * as fs from 'node:fs';
 import { isTarget } from '../chunks/names.js';
 import { failed, usage } from '../errors.js';
 import type { Disk, Domain } from '../libvirt/domain.js';
@@ -5,11 +6,12 @@ import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { UndoHandlers } from '../session/undo.js';
 import { diskRefusal } from './disk-refusal.js';
+import { lvmProvider } from './lvm.js';
 import { noneProvider } from './none.js';
 import { overlayProvider } from './overlay.js';
 import type { SnapshotKind, SnapshotProvider } from './provider.js';
 
-const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, noneProvider];
+const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, lvmProvider, noneProvider];
 
 /** The undo handlers of all snapshot kinds. */
 export const snapshotUndo: UndoHandlers = Object.assign({}, ...PROVIDERS.map(({ undo }) => undo));
@@ -79,10 +81,19 @@ interface Choice {
   readonly reason: string;
 }
 
-function automatic(domain: Domain, disk: Disk): Choice {
+async function automatic({ virsh, domain, signal }: ChoiceRequest, disk: Disk): Promise<Choice> {
   if (!domain.active) return { kind: 'none', reason: `${domain.name} is shut off` };
   if (disk.readonly) return { kind: 'none', reason: 'the disk is read-only' };
-  return { kind: 'overlay', reason: `${domain.name} is ${domain.state}` };
+  const running = `${domain.name} is ${domain.state}`;
+  if (
+    disk.path === undefined ||
+    fs.statSync(disk.path, { throwIfNoEntry: false })?.isBlockDevice() !== true
+  ) {
+    return { kind: 'overlay', reason: running };
+  }
+  const refusal = await lvmProvider.refusal({ virsh, domain, signal }, disk);
+  if (refusal === undefined) return { kind: 'lvm', reason: `${running}, and the disk is a logical volume` };
+  return { kind: 'overlay', reason: `${running}, and LVM cannot be used (${refusal})` };
 }
 
 function providerOf(kind: SnapshotKind): SnapshotProvider {
@@ -102,7 +113,9 @@ export async function chooseProviders(request: ChoiceRequest): Promise<ProviderG
   const groups = new Map<SnapshotProvider, Disk[]>();
   for (const disk of disks) {
     const choice =
-      snapshot === 'auto' ? automatic(domain, disk) : { kind: snapshot, reason: `--snapshot=${snapshot}` };
+      snapshot === 'auto'
+        ? await automatic(request, disk)
+        : { kind: snapshot, reason: `--snapshot=${snapshot}` };
     const provider = providerOf(choice.kind);
     const refusal = await provider.refusal({ virsh, domain, signal }, disk);
     if (refusal !== undefined) throw refused(domain, disk, choice.kind, refusal);

@@ -22,6 +22,10 @@ export interface ProviderSetup {
   domain(libvirt: TestLibvirt, name: string, directory: string): Promise<TestDomain>;
   /** Whether the guest can write while the snapshot lasts. */
   readonly guestWrites: boolean;
+  /** What else a session must leave as it was: volumes, for example. */
+  inventory?(): Promise<readonly string[]>;
+  /** Removes what `domain` made outside of its directory. */
+  remove?(name: string): Promise<void>;
 }
 
 /** The names, sizes and inodes in a directory: what a session must leave as it was. */
@@ -46,7 +50,7 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
 
     beforeAll(async () => {
       libvirt = await setup.start();
-    }, 60_000);
+    });
     afterAll(() => libvirt?.close());
 
     beforeEach(async () => {
@@ -59,12 +63,17 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
         path.join(libvirt.directory, `session-${count}`),
         `s${count}`,
       );
-    }, 60_000);
+    });
 
     afterEach(async () => {
-      await session.undo();
+      await session?.undo();
       await libvirt.remove(domain);
+      await setup.remove?.(domain.name);
     });
+
+    async function inventory(): Promise<readonly string[]> {
+      return [...listing(directory), ...((await setup.inventory?.()) ?? [])];
+    }
 
     async function definition(): Promise<string> {
       return libvirt.virsh.dumpXml(domain.uuid, { inactive: true });
@@ -78,7 +87,7 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
     });
 
     it('freezes all disks asked for, and gives everything back', async () => {
-      const files = listing(directory);
+      const files = await inventory();
       const xml = await definition();
       const started = Date.now();
       const snapshot = await session.freeze(setup.provider, domain.name);
@@ -93,7 +102,7 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
       }
       expect(await session.undo()).toEqual([]);
       expect(session.journal.pending()).toEqual([]);
-      expect(listing(directory)).toEqual(files);
+      expect(await inventory()).toEqual(files);
       expect(await definition()).toBe(xml);
     });
 
@@ -125,7 +134,7 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
       await session.freeze(setup.provider, domain.name);
       const entries = session.journal.pending();
       expect(await session.undo()).toEqual([]);
-      const files = listing(directory);
+      const files = await inventory();
       const xml = await definition();
       for (const entry of entries) {
         await setup.provider.undo[entry.kind]?.(entry, {
@@ -133,7 +142,7 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
           reporter: session.reporter,
         });
       }
-      expect(listing(directory)).toEqual(files);
+      expect(await inventory()).toEqual(files);
       expect(await definition()).toBe(xml);
     });
 
@@ -145,12 +154,12 @@ export function snapshotProviderSuite(name: string, setup: ProviderSetup): void 
     });
 
     it('an aborted freeze leaves only what the journal knows', async () => {
-      const files = listing(directory);
+      const files = await inventory();
       for (const delay of [0, 20, 60, 120]) {
         const signal = AbortSignal.timeout(delay);
         await session.freeze(setup.provider, domain.name, { signal }).catch(() => undefined);
         expect(await session.undo()).toEqual([]);
-        expect(listing(directory)).toEqual(files);
+        expect(await inventory()).toEqual(files);
       }
     });
   });

@@ -20,7 +20,7 @@ beforeAll(async () => {
     { target: 'vda', path: `${directory}/a.qcow2`, format: 'qcow2' },
     { target: 'vdb', path: `${directory}/b.img`, format: 'raw' },
   ]);
-}, 60_000);
+});
 
 afterAll(() => libvirt?.close());
 

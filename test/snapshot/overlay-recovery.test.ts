@@ -29,7 +29,7 @@ let session: SnapshotSession;
 
 beforeAll(async () => {
   libvirt = await TestLibvirt.start();
-}, 60_000);
+});
 
 afterAll(() => libvirt?.close());
 

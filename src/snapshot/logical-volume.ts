@@ -1,0 +1,161 @@
+import * as fs from 'node:fs';
+import * as v from 'valibot';
+import { failed } from '../errors.js';
+import { readIfExists } from '../host/durable.js';
+import { run } from '../host/exec.js';
+
+/** LVM waits for its own locks; another LVM command may run for long. */
+const LVM_TIMEOUT_MS = 60_000;
+
+/** Marks what is ours in `lvs -o +lv_tags`, for people; what may be removed the journal says. */
+export const LVM_TAG = 'chunkmount';
+
+/** lvm2's exit code for a command that could not do what was asked: ECMD_FAILED of lib/commands/errors.h. */
+const LVM_FAILED = 5;
+
+export interface LogicalVolume {
+  readonly group: string;
+  readonly name: string;
+  readonly uuid: string;
+  /** `/dev/mapper/…`. */
+  readonly device: string;
+  /** `linear`, `thin`, `snapshot`, `raid1`, … */
+  readonly segment: string;
+  /** Bytes. */
+  readonly size: number;
+  /** The thin pool that a thin volume is in. */
+  readonly pool: string | undefined;
+  /** The volume that a snapshot was made of. */
+  readonly origin: string | undefined;
+  /** How full a thick snapshot or a pool is; undefined if it is neither or not active. */
+  readonly usedPercent: number | undefined;
+  readonly metadataPercent: number | undefined;
+  /** A thick snapshot that overflowed: its content is gone. */
+  readonly invalid: boolean;
+}
+
+const COLUMNS = [
+  'vg_name',
+  'lv_name',
+  'lv_uuid',
+  'lv_dm_path',
+  'segtype',
+  'lv_size',
+  'pool_lv',
+  'origin',
+  'data_percent',
+  'snap_percent',
+  'metadata_percent',
+  'lv_snapshot_invalid',
+] as const;
+
+const row = v.object(v.entriesFromList(COLUMNS, v.string()));
+const report = v.object({ report: v.array(v.object({ lv: v.array(row) })) });
+const groups = v.object({ report: v.array(v.object({ vg: v.array(v.object({ vg_free: v.string() })) })) });
+
+const FORMAT = ['--reportformat', 'json', '--units', 'b', '--nosuffix'];
+
+function percent(text: string): number | undefined {
+  return text === '' ? undefined : Number(text);
+}
+
+function parse(text: v.InferOutput<typeof row>): LogicalVolume {
+  return {
+    group: text.vg_name,
+    name: text.lv_name,
+    uuid: text.lv_uuid,
+    device: text.lv_dm_path,
+    segment: text.segtype,
+    size: Number(text.lv_size),
+    pool: text.pool_lv === '' ? undefined : text.pool_lv,
+    origin: text.origin === '' ? undefined : text.origin,
+    usedPercent: percent(text.snap_percent === '' ? text.data_percent : text.snap_percent),
+    metadataPercent: percent(text.metadata_percent),
+    invalid: text.lv_snapshot_invalid === 'snapshot invalid',
+  };
+}
+
+async function select(condition: string, signal?: AbortSignal): Promise<LogicalVolume[]> {
+  const args = [...FORMAT, '--all', '-o', COLUMNS.join(','), '--select', condition];
+  const { stdout } = await run('lvs', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+  return v.parse(report, JSON.parse(stdout)).report.flatMap(({ lv }) => lv.map(parse));
+}
+
+/** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
+export async function volumeOfDevice(
+  device: string,
+  signal?: AbortSignal,
+): Promise<LogicalVolume | undefined> {
+  const stat = fs.statSync(device, { throwIfNoEntry: false, bigint: true });
+  if (stat?.isBlockDevice() !== true) return undefined;
+  // gnu_dev_major and gnu_dev_minor of glibc's sysmacros.h.
+  const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n);
+  const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n);
+  const uuid = readIfExists(`/sys/dev/block/${major}:${minor}/dm/uuid`);
+  if (uuid?.startsWith('LVM-') !== true) return undefined;
+  return (await select(`lv_kernel_major=${major} && lv_kernel_minor=${minor}`, signal))[0];
+}
+
+/** The volume of that name, undefined if there is none. */
+export async function volumeByName(
+  group: string,
+  name: string,
+  signal?: AbortSignal,
+): Promise<LogicalVolume | undefined> {
+  return (await select(`vg_name=${JSON.stringify(group)} && lv_name=${JSON.stringify(name)}`, signal))[0];
+}
+
+/** Bytes that a volume group has left. */
+export async function freeInGroup(group: string, signal?: AbortSignal): Promise<number> {
+  const args = [...FORMAT, '-o', 'vg_free', '--select', `vg_name=${JSON.stringify(group)}`];
+  const { stdout } = await run('vgs', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+  const [found] = v.parse(groups, JSON.parse(stdout)).report.flatMap(({ vg }) => vg);
+  if (found === undefined) throw failed(`there is no volume group ${group}`);
+  return Number(found.vg_free);
+}
+
+export interface NewSnapshot {
+  readonly origin: LogicalVolume;
+  readonly name: string;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const COMMON = ['--snapshot', '--permission', 'r', '--addtag', LVM_TAG, '--yes'];
+
+/** Makes a read-only thick snapshot. `size`: arguments of lvcreate that say how large. */
+export async function createThick(
+  { origin, name, signal }: NewSnapshot,
+  size: readonly string[],
+  chunkKib: number,
+): Promise<void> {
+  const args = [
+    ...COMMON,
+    '--chunksize',
+    `${chunkKib}k`,
+    ...size,
+    '--name',
+    name,
+    `${origin.group}/${origin.name}`,
+  ];
+  await run('lvcreate', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+}
+
+/** Makes a read-only thin snapshot. Without the last two options it would have no device. */
+export async function createThin({ origin, name, signal }: NewSnapshot): Promise<void> {
+  const activate = ['--setactivationskip', 'n', '--activate', 'y'];
+  const args = [...COMMON, ...activate, '--name', name, `${origin.group}/${origin.name}`];
+  await run('lvcreate', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+}
+
+/** Enlarges a thick snapshot. */
+export async function extend(volume: LogicalVolume, bytes: number, signal?: AbortSignal): Promise<void> {
+  const args = ['--size', `+${bytes}b`, `${volume.group}/${volume.name}`];
+  await run('lvextend', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+}
+
+/** Removes the volume with that very UUID. Returns false if LVM refuses, as it does while somebody has it open. */
+export async function remove(volume: LogicalVolume): Promise<boolean> {
+  const args = ['--yes', '--select', `lv_uuid=${volume.uuid}`, volume.group];
+  const { exitCode } = await run('lvremove', args, { timeoutMs: LVM_TIMEOUT_MS, accept: [LVM_FAILED] });
+  return exitCode === 0;
+}

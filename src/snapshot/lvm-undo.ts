@@ -1,0 +1,60 @@
+import * as v from 'valibot';
+import { failed } from '../errors.js';
+import type { JournalEntry } from '../session/journal.js';
+import type { UndoHandler } from '../session/undo.js';
+import { type LogicalVolume, remove, volumeByName } from './logical-volume.js';
+
+export const LVM_KIND = 'lvm-snapshot';
+
+/** A reader that has just ended may keep the device open for a moment, as udev does. */
+const BUSY_TIMEOUT_MS = 10_000;
+const BUSY_POLL_MS = 250;
+
+const lvmRecord = v.object({
+  target: v.string(),
+  group: v.string(),
+  name: v.string(),
+  origin: v.object({ name: v.string(), uuid: v.string() }),
+  thin: v.boolean(),
+  /** The snapshot's own, once it has been made. */
+  uuid: v.optional(v.string()),
+});
+
+export type LvmRecord = v.InferOutput<typeof lvmRecord>;
+
+/** The record of an `lvm-snapshot` entry. Throws if the journal holds something else. */
+export function readLvmRecord(entry: JournalEntry): LvmRecord {
+  return v.parse(lvmRecord, entry.data);
+}
+
+/** The snapshot that a record speaks of, undefined if it is not there. Throws if the name is somebody else's now. */
+export async function findLvmSnapshot(record: LvmRecord): Promise<LogicalVolume | undefined> {
+  const volume = await volumeByName(record.group, record.name);
+  if (volume === undefined) return undefined;
+  const ours = volume.origin === record.origin.name && (record.uuid ?? volume.uuid) === volume.uuid;
+  if (ours) return volume;
+  throw failed(`${record.group}/${record.name} is not the snapshot that was made of ${record.origin.name}`, {
+    hint: 'somebody made another volume of that name: rename it, then run cleanup again',
+  });
+}
+
+const undoLvm: UndoHandler = async (entry, context) => {
+  const record = readLvmRecord(entry);
+  const deadline = Date.now() + BUSY_TIMEOUT_MS;
+  for (;;) {
+    const volume = await findLvmSnapshot(record);
+    if (volume === undefined || (await remove(volume))) return;
+    context.signal?.throwIfAborted();
+    if (Date.now() > deadline) {
+      throw failed(
+        `the LVM snapshot ${record.group}/${record.name} cannot be removed: somebody has it open`,
+        {
+          hint: `who? fuser -v ${volume.device}; then run cleanup again`,
+        },
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, BUSY_POLL_MS));
+  }
+};
+
+export const lvmUndo = { [LVM_KIND]: undoLvm };

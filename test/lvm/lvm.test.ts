@@ -1,0 +1,225 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
+import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
+import { lvmProvider } from '../../src/snapshot/lvm.js';
+import { chooseProviders } from '../../src/snapshot/select.js';
+import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
+import { hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { deviceMapper, program, requireAll } from '../support/requirements.js';
+import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
+import {
+  listVolumes,
+  makePool,
+  makeVolume,
+  removeVolumes,
+  type TestVolume,
+  VOLUME_GROUP,
+} from '../support/volumes.js';
+
+const MIB = 1024 * 1024;
+const BEFORE = { offset: 0, length: 4 * MIB, pattern: 0x11 };
+const POOL = 'pool';
+
+async function start(): Promise<TestLibvirt> {
+  await requireAll(deviceMapper, program('lvcreate', 'lvm2'));
+  return TestLibvirt.start();
+}
+
+function define(
+  libvirt: TestLibvirt,
+  name: string,
+  volumes: readonly TestVolume[],
+  format = 'raw',
+): Promise<TestDomain> {
+  return libvirt.define(
+    name,
+    volumes.map(({ device }, index) => ({ target: `vd${'ab'[index]}`, path: device, format, type: 'block' })),
+  );
+}
+
+snapshotProviderSuite('thick LVM snapshots', {
+  provider: lvmProvider,
+  guestWrites: true,
+  start,
+  inventory: listVolumes,
+  async domain(libvirt, name) {
+    const vda = await makeVolume(`${name}-a`, 8, { pattern: BEFORE.pattern });
+    const vdb = await makeVolume(`${name}-b`, 4, { pattern: BEFORE.pattern });
+    return define(libvirt, name, [vda, vdb]);
+  },
+  remove: (name) => removeVolumes(`${name}-a`, `${name}-b`),
+});
+
+describe('with a thin pool', () => {
+  beforeAll(() => makePool(POOL, 256));
+  afterAll(() => removeVolumes(POOL));
+
+  snapshotProviderSuite('thin LVM snapshots', {
+    provider: lvmProvider,
+    guestWrites: true,
+    start,
+    inventory: listVolumes,
+    async domain(libvirt, name) {
+      const vda = await makeVolume(`${name}-a`, 8, { pool: POOL, pattern: BEFORE.pattern });
+      const vdb = await makeVolume(`${name}-b`, 4, { pool: POOL, pattern: BEFORE.pattern });
+      return define(libvirt, name, [vda, vdb]);
+    },
+    remove: (name) => removeVolumes(`${name}-a`, `${name}-b`),
+  });
+});
+
+describe('one VM on logical volumes', () => {
+  let libvirt: TestLibvirt;
+  let domain: TestDomain;
+  let session: SnapshotSession;
+  let count = 0;
+  let volumes: TestVolume[];
+
+  beforeAll(async () => {
+    libvirt = await start();
+  });
+  afterAll(() => libvirt?.close());
+
+  beforeEach(async () => {
+    count++;
+    volumes = [
+      await makeVolume(`one-a${count}`, 64, { pattern: 0x11 }),
+      await makeVolume(`one-b${count}`, 64),
+    ];
+    domain = await define(libvirt, `one-${count}`, volumes);
+    session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `one-${count}`), `v${count}`);
+  });
+
+  afterEach(async () => {
+    await session.undo();
+    await libvirt.remove(domain);
+    await removeVolumes(...volumes.map(({ name }) => name));
+  });
+
+  it('auto takes LVM, and says why', async () => {
+    const { virsh } = libvirt;
+    const reporter = new RecordingReporter();
+    const loaded = await loadDomain(virsh, domain.name);
+    const groups = await chooseProviders({
+      virsh,
+      domain: loaded,
+      disks: loaded.disks,
+      snapshot: 'auto',
+      reporter,
+    });
+    expect(groups.map(({ provider, disks }) => [provider.kind, disks.length])).toEqual([['lvm', 2]]);
+    expect(reporter.messages[0]).toContain('the disk is a logical volume');
+  });
+
+  it('the VM stands still while both snapshots are made, and goes on', async () => {
+    await session.freeze(lvmProvider, domain.name);
+    expect(session.reporter.messages.join()).toMatch(/one-\d+ was paused for \d+ ms/);
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
+  });
+
+  it('one raw volume needs no pause', async () => {
+    await session.freeze(lvmProvider, domain.name, { targets: ['vda'] });
+    expect(session.reporter.messages).toEqual([]);
+  });
+
+  it('a VM that was paused stays so', async () => {
+    await libvirt.virsh.suspend(domain.uuid);
+    await session.freeze(lvmProvider, domain.name);
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('paused');
+    expect(await session.undo()).toEqual([]);
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('paused');
+  });
+
+  it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
+    const sizes: number[] = [];
+    for (const snapshotSize of [
+      { kind: 'bytes', bytes: 16 * MIB },
+      { kind: 'percent', percent: 50 },
+      undefined,
+    ] as const) {
+      await session.freeze(lvmProvider, domain.name, { targets: ['vda'], snapshotSize });
+      sizes.push((await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`))!.size / MIB);
+      expect(await session.undo()).toEqual([]);
+    }
+    expect(sizes.slice(0, 2)).toEqual([16, 32]);
+    expect(sizes[2]).toBeGreaterThanOrEqual(64);
+    expect(sizes[2]).toBeLessThanOrEqual(72);
+  });
+
+  it('too little space in the group is told before anything is made', async () => {
+    const filler = await makeVolume('filler', 3800);
+    try {
+      await expect(session.freeze(lvmProvider, domain.name)).rejects.toThrow(
+        /^the volume group cmtest has \d+ MiB left/,
+      );
+      expect(session.journal.pending()).toEqual([]);
+    } finally {
+      await removeVolumes(filler.name);
+    }
+  });
+
+  it('a snapshot that ran full is known to be invalid, and reading it fails', async () => {
+    const snapshot = await session.freeze(lvmProvider, domain.name, {
+      targets: ['vda'],
+      snapshotSize: { kind: 'bytes', bytes: 4 * MIB },
+    });
+    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
+    const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
+    expect(volume?.invalid).toBe(true);
+    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', { ...BEFORE, offset: 48 * MIB })).toBe(
+      false,
+    );
+    expect(await session.undo()).toEqual([]);
+    await libvirt.guestVerify(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
+  });
+
+  it('a snapshot that is being read is not removed; later it is', async () => {
+    const snapshot = await session.freeze(lvmProvider, domain.name, { targets: ['vda'] });
+    const fd = fs.openSync(snapshot.disks[0]!.image.path, 'r');
+    const errors = await session.undo();
+    fs.closeSync(fd);
+    expect(errors.map(({ message }) => message)).toEqual([expect.stringContaining('somebody has it open')]);
+    expect(await session.undo()).toEqual([]);
+  });
+
+  it('a volume of the same name that is not ours is left alone', async () => {
+    await session.freeze(lvmProvider, domain.name, { targets: ['vda'] });
+    const name = `cm-${session.id}-vda`;
+    await removeVolumes(name);
+    await makeVolume(name, 4);
+    const errors = await session.undo();
+    expect(errors.map(({ message }) => message)).toEqual([
+      expect.stringContaining('is not the snapshot that was made'),
+    ]);
+    expect(await listVolumes()).toContain(name);
+    await removeVolumes(name);
+  });
+
+  it('a VM that is off can be frozen, too', async () => {
+    await libvirt.killQemu(domain);
+    const snapshot = await session.freeze(lvmProvider, domain.name);
+    expect(snapshot.consistency).toBe('offline');
+    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: MIB, pattern: 0x22 });
+    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', BEFORE)).toBe(true);
+  });
+
+  it('a block device that is no logical volume is refused, with the reason', async () => {
+    const file = path.join(libvirt.directory, 'loop.img');
+    await makeImage(file, 'raw', MIB);
+    const device = (await run('losetup', ['--find', '--show', file])).stdout.trim();
+    try {
+      expect(await volumeOfDevice(device)).toBeUndefined();
+      const loaded = await loadDomain(libvirt.virsh, domain.name);
+      const disk = { ...loaded.disks[0]!, path: device };
+      expect(await lvmProvider.refusal({ virsh: libvirt.virsh, domain: loaded }, disk)).toBe(
+        `disk vda: ${device} is no logical volume`,
+      );
+    } finally {
+      await run('losetup', ['--detach', device]);
+    }
+  });
+});
