@@ -46,13 +46,15 @@ export class Chunkmount {
     for (;;) {
       const { sessions } = JSON.parse(await this.#chunkmount(['list', '--json']));
       const { state, daemon } = sessions[0];
-      if (state !== 'mounted') throw new Error(`the session is ${state}`);
+      // A daemon that is busy saving a large index is called dead, too.
+      if (state !== 'mounted' && state !== 'dead') throw new Error(`the session is ${state}`);
       if (daemon?.scanSeconds !== undefined) return daemon.scanSeconds;
+      this.peakMemory();
       await sleep(POLL_MS, undefined, { signal: interrupted.signal });
     }
   }
 
-  /** The most memory that the daemon has had so far, in bytes. */
+  /** The most memory that the daemon has had so far, in bytes. Throws if there is none. */
   peakMemory() {
     const session = path.join(this.env.CHUNKMOUNT_STATEDIR, 'sessions', NAME);
     for (const pid of fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name))) {
