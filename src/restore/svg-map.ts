@@ -21,7 +21,7 @@ const MARGIN = 16;
 const LINE = 20;
 /** From nothing changed to all changed. The lightness falls evenly, so it can be read without seeing colours. */
 const COLOURS = ['#e4e8ec', '#fdd49e', '#fc8d59', '#d7301f', '#7f0000'];
-const LEGEND = ['unchanged', 'up to a quarter changed', 'up to half', 'up to three quarters', 'more'];
+const LEGEND = ['unchanged', 'up to 25 % changed', 'up to 50 %', 'up to 75 %', 'more'];
 const WIDTH = COLUMNS * CELL + 2 * MARGIN;
 
 function text(x: number, y: number, content: string, attributes = ''): string {
