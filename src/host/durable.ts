@@ -48,7 +48,11 @@ export function replaceFile(
 /** Makes `directory` and its parents (mode 0700 for each one made) durable. */
 export function makeDirectory(directory: string, mode = 0o700): void {
   const first = fs.mkdirSync(directory, { recursive: true, mode });
-  if (first !== undefined) fsyncDirectory(path.dirname(first));
+  if (first === undefined) return;
+  const above = path.dirname(path.resolve(first));
+  for (let made = path.resolve(directory); made !== above; made = path.dirname(made)) {
+    fsyncDirectory(path.dirname(made));
+  }
 }
 
 /** The file's content, or undefined if there is no such file. Other errors are passed on. */

@@ -157,6 +157,23 @@ function isExecutable(file: string): boolean {
 }
 
 /**
+ * Ends what is left of a program's process group once the program itself has been ended: it may hold our pipes, and then we
+ * would wait for it.
+ */
+function endGroupOf(child: ChildProcess, given: Pick<RunOptions, 'timeoutMs' | 'signal'>): void {
+  const deadline = performance.now() + (given.timeoutMs ?? DEFAULT_TIMEOUT_MS);
+  child.once('exit', (_code, signal) => {
+    const ended = signal !== null || given.signal?.aborted === true || performance.now() >= deadline;
+    if (!ended || child.pid === undefined) return;
+    try {
+      process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // Nobody is left.
+    }
+  });
+}
+
+/**
  * Runs a program to its end, never through a shell, with LC_ALL=C. Throws CommandError when it is missing, fails,
  * or takes longer than `timeoutMs` (60 s unless told).
  */
@@ -169,7 +186,9 @@ export async function run(
   // execa's types know descriptors 0 to 2 only; it passes on any.
   const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
-  const result = await execa(program, args, { ...others, stdio });
+  const child = execa(program, args, { ...others, stdio });
+  endGroupOf(child, given);
+  const result = await child;
   const exitCode = check(program, args, result, given.accept);
   return { exitCode, stdout: String(result.stdout ?? ''), stderr: String(result.stderr ?? '') };
 }
@@ -201,7 +220,9 @@ export async function runFilter(
       closeSync(ends.stdout);
     }
   };
-  check(program, args, await start());
+  const child = start();
+  endGroupOf(child, given);
+  check(program, args, await child);
 }
 
 /** Like `run`, but yields stdout line by line, for output too large to hold as one string. */
@@ -212,6 +233,7 @@ export async function* runLines(
 ): AsyncGenerator<string, void, undefined> {
   const { execa } = await loadExeca();
   const child = execa(program, args, { ...options(given), buffer: { stdout: false, stderr: true } });
+  endGroupOf(child, given);
   let rest = '';
   child.stdout?.setEncoding('utf8');
   for await (const piece of child.stdout ?? []) {

@@ -1,0 +1,139 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { makeDirectory, readIfExists, replaceFile, writeFully } from '../../src/host/durable.js';
+import { run } from '../../src/host/exec.js';
+import { program, requireAll } from '../support/requirements.js';
+
+let directory: string;
+let file: string;
+
+beforeEach(() => {
+  directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-durable-'));
+  file = path.join(directory, 'file');
+});
+afterEach(() => fs.rmSync(directory, { recursive: true }));
+
+describe('replaceFile', () => {
+  it('writes text, bytes, and what a function writes', () => {
+    replaceFile(file, 'ü');
+    expect(fs.readFileSync(file, 'utf8')).toBe('ü');
+    replaceFile(file, Buffer.from([1, 2, 3]));
+    expect([...fs.readFileSync(file)]).toEqual([1, 2, 3]);
+    replaceFile(file, (fd) => {
+      writeFully(fd, Buffer.from('a'));
+      writeFully(fd, Buffer.from('b'));
+    });
+    expect(fs.readFileSync(file, 'utf8')).toBe('ab');
+  });
+
+  it('gives the mode, whatever the old one was', () => {
+    fs.writeFileSync(file, 'old', { mode: 0o666 });
+    replaceFile(file, 'new');
+    expect(fs.statSync(file).mode & 0o777).toBe(0o600);
+    replaceFile(file, 'new', 0o400);
+    expect(fs.statSync(file).mode & 0o777).toBe(0o400);
+  });
+
+  it('leaves the old content to who has it open', () => {
+    replaceFile(file, 'old');
+    const fd = fs.openSync(file, 'r');
+    replaceFile(file, 'new');
+    expect(fs.readFileSync(fd, 'utf8')).toBe('old');
+    fs.closeSync(fd);
+  });
+
+  it('keeps the old file and leaves nothing behind when writing fails', () => {
+    replaceFile(file, 'old');
+    const fail = () => {
+      throw new Error('no more');
+    };
+    expect(() => replaceFile(file, fail)).toThrow('no more');
+    expect(fs.readFileSync(file, 'utf8')).toBe('old');
+    expect(fs.readdirSync(directory)).toEqual(['file']);
+  });
+
+  it('keeps the old file when it cannot be replaced', () => {
+    fs.mkdirSync(file);
+    expect(() => replaceFile(file, 'new')).toThrow('EISDIR');
+    expect(fs.readdirSync(directory)).toEqual(['file']);
+  });
+
+  it('does not need what a crash left behind to be gone', () => {
+    fs.writeFileSync(path.join(directory, `.file.${process.pid}.tmp`), 'x'.repeat(100));
+    replaceFile(file, 'new');
+    expect(fs.readFileSync(file, 'utf8')).toBe('new');
+    expect(fs.readdirSync(directory)).toEqual(['file']);
+  });
+});
+
+describe('makeDirectory', () => {
+  it('makes all that is missing, for its owner alone', () => {
+    makeDirectory(path.join(directory, 'a/b/c'));
+    for (const name of ['a', 'a/b', 'a/b/c']) {
+      expect(fs.statSync(path.join(directory, name)).mode & 0o777).toBe(0o700);
+    }
+  });
+
+  it('leaves alone what is there', () => {
+    fs.chmodSync(directory, 0o755);
+    makeDirectory(directory);
+    expect(fs.statSync(directory).mode & 0o777).toBe(0o755);
+  });
+});
+
+describe('readIfExists', () => {
+  it('gives the content, or nothing if there is no such file', () => {
+    expect(readIfExists(file)).toBeUndefined();
+    fs.writeFileSync(file, 'ü');
+    expect(readIfExists(file)).toBe('ü');
+  });
+
+  it('passes on other errors', () => {
+    expect(() => readIfExists(directory)).toThrow('EISDIR');
+    fs.writeFileSync(file, '');
+    expect(() => readIfExists(path.join(file, 'x'))).toThrow('ENOTDIR');
+  });
+});
+
+describe('what must be on disk when a call returns', () => {
+  beforeAll(() => requireAll(program('strace')));
+
+  /** The system calls that matter, as they were made, with paths below `directory` for descriptors. */
+  async function callsOf(code: string): Promise<string[]> {
+    const module = path.resolve(import.meta.dirname, '../../dist/host/durable.js');
+    const script = path.join(directory, 'script.mjs');
+    const trace = path.join(directory, 'trace');
+    fs.writeFileSync(script, `import * as durable from ${JSON.stringify(module)};\n${code}`);
+    const filter = 'trace=fsync,fdatasync,rename,renameat2,mkdir,mkdirat';
+    await run('strace', ['-f', '-y', '-e', filter, '-o', trace, process.execPath, script], {
+      cwd: directory,
+    });
+    return fs
+      .readFileSync(trace, 'utf8')
+      .split('\n')
+      .filter((line) => line.includes(directory))
+      .map((line) =>
+        line
+          .replace(/^\d+ +/, '')
+          .replaceAll(directory, '.')
+          .replace(/ = .*/, ''),
+      );
+  }
+
+  it('a replaced file: content, then name', async () => {
+    const calls = await callsOf(`durable.replaceFile('${file}', 'new')`);
+    expect(calls.map((call) => call.replace(/\.\d+\.tmp/g, '.tmp').replace(/\(\d+</, '(<'))).toEqual([
+      'fsync(<./.file.tmp>)',
+      'rename("./.file.tmp", "./file")',
+      'fsync(<.>)',
+    ]);
+  });
+
+  it('a new directory: its name in each directory above that is new', async () => {
+    const calls = await callsOf(`durable.makeDirectory('${directory}/a/b/c')`);
+    const synced = calls.filter((call) => call.startsWith('fsync')).map((call) => /<(.*)>/.exec(call)![1]);
+    expect(synced.sort()).toEqual(['.', './a', './a/b']);
+  });
+});

@@ -1,0 +1,80 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
+import { listMounts, mountAt } from '../../src/host/mountinfo.js';
+import { program, requireAll, root } from '../support/requirements.js';
+
+const directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'chunkmount-mounts-'));
+const mounted: string[] = [];
+
+beforeAll(() => requireAll(root, program('mount')));
+afterAll(async () => {
+  for (const mountpoint of mounted.reverse()) await run('umount', [mountpoint]);
+  fs.rmSync(directory, { recursive: true });
+});
+
+async function mount(name: string, source = 'chunkmount-test'): Promise<string> {
+  const mountpoint = path.join(directory, name);
+  fs.mkdirSync(mountpoint, { recursive: true });
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=4k', source, mountpoint]);
+  mounted.push(mountpoint);
+  return mountpoint;
+}
+
+describe('mountAt', () => {
+  it.each([
+    'plain',
+    'with space',
+    'tab\there',
+    'new\nline',
+    'back\\slash',
+    'back\\040slash',
+    'a - b',
+    '#hash',
+    'ünï → 𝄞',
+    '"quotes\'',
+  ])('finds what is mounted at "%s"', async (name) => {
+    const mountpoint = await mount(name);
+    expect(mountAt(mountpoint)).toMatchObject({ mountpoint, type: 'tmpfs', source: 'chunkmount-test' });
+  });
+
+  it.each(['a source', 'tab\there', 'back\\slash', 'chunkmount:mail01:x', 'a - b'])(
+    'knows the source "%s"',
+    async (source) => {
+      const mountpoint = await mount(`source ${mounted.length}`, source);
+      expect(mountAt(mountpoint)?.source).toBe(source);
+    },
+  );
+
+  it('tells the device that stat tells', async () => {
+    const mountpoint = await mount('device');
+    const { dev } = fs.statSync(mountpoint);
+    // See makedev(3).
+    const [major, minor] = [(dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xfff00)];
+    expect(mountAt(mountpoint)?.device).toBe(`${major}:${minor}`);
+  });
+
+  it('finds the topmost of two, and the other when that is gone', async () => {
+    const mountpoint = await mount('twice', 'lower');
+    await mount('twice', 'upper');
+    expect(mountAt(mountpoint)?.source).toBe('upper');
+    await run('umount', [mountpoint]);
+    mounted.pop();
+    expect(mountAt(mountpoint)?.source).toBe('lower');
+  });
+
+  it('finds nothing in, above or beside a mountpoint', async () => {
+    const mountpoint = await mount('alone');
+    for (const other of [path.join(mountpoint, 'x'), directory, `${mountpoint}x`, mountpoint.slice(0, -1)]) {
+      expect(mountAt(other)).toBeUndefined();
+    }
+  });
+});
+
+describe('listMounts', () => {
+  it('lists the root', () => {
+    expect(listMounts().map(({ mountpoint }) => mountpoint)).toContain('/');
+  });
+});
