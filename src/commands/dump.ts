@@ -20,6 +20,8 @@ export interface DumpOptions extends BackupOptions, Omit<SourceOptions, 'format'
 /** Shared with mount and run, where they say how a tree is shown. */
 const TREE_OPTIONS = ['chunkSize', 'transport', 'directIo', 'allowOther'];
 
+const IMAGE_FORMAT_OPTION = '--image-format';
+
 const HELP = `
 Freezes the disks as mount does, writes an image of each, and gives the VM its disks back, also when that fails or is
 interrupted. Prints the files, a line each. For the VM mail01 with the disk vda they are, in BACKUPDIR/mail01.dump/:
@@ -50,14 +52,10 @@ Examples:
 /** Dumps VMs or images, one after the other. */
 export async function runDump(options: DumpOptions, context: CommandContext): Promise<void> {
   const settings = backupSettings(options);
-  const { format, imageFormat, date: dated = false } = options;
+  const { format, date: dated = false } = options;
   const { reporter, signal, insisted } = context;
   const compressor = options.compress === undefined ? undefined : findCompressor(options.compress);
-  const { format: _, ...named } = options;
-  const sources = await selectSources(
-    { ...named, ...(imageFormat === undefined ? {} : { format: imageFormat }) },
-    signal,
-  );
+  const sources = await selectSources(sourceOptions(options), signal);
   const byName = new Map(sources.map((source) => [source.name, source]));
   const outcomes = await forEachName([...byName.keys()], signal, async (name) => {
     const source = byName.get(name)!;
@@ -72,6 +70,12 @@ export async function runDump(options: DumpOptions, context: CommandContext): Pr
   throwFailures(outcomes, reporter);
 }
 
+/** `--format` is that of the dump here. */
+function sourceOptions({ format: _, imageFormat, ...options }: DumpOptions): SourceOptions {
+  const given = imageFormat === undefined ? {} : { format: imageFormat };
+  return { ...options, ...given, formatOption: IMAGE_FORMAT_OPTION };
+}
+
 function summary({ name, directory, files }: DumpResult): string {
   const disks = files.filter(({ disk }) => disk !== undefined);
   const size = disks.reduce((sum, { diskSize = 0 }) => sum + diskSize, 0);
@@ -81,7 +85,7 @@ function summary({ name, directory, files }: DumpResult): string {
 }
 
 export const dumpCommand: CommandModule = (context) =>
-  addBackupOptions(addSourceOptions(new Command('dump'), '--image-format'))
+  addBackupOptions(addSourceOptions(new Command('dump'), IMAGE_FORMAT_OPTION))
     .description('freeze disks, write images of them, and undo the snapshot')
     .addOption(new Option('--format <format>', 'of the images').choices(['raw', 'qcow2']).default('raw'))
     .addOption(

@@ -14,6 +14,8 @@ export interface SourceOptions {
   image?: string;
   name?: string;
   format?: string;
+  /** What the option of `format` is called; `--format` if undefined. */
+  formatOption?: string;
   connect?: string;
   exclude?: string;
 }
@@ -35,7 +37,9 @@ export async function selectSources(options: SourceOptions, signal: AbortSignal)
     if (!wantsDomains)
       throw usage('nothing to back up was named', { hint: 'give --vm=NAME, or --image=FILE --name=NAME' });
     if (options.name !== undefined || options.format !== undefined) {
-      throw usage('--name and --format go with --image', { hint: 'a tree of --vm has the name of its VM' });
+      throw usage(`--name and ${options.formatOption ?? '--format'} go with --image`, {
+        hint: 'a tree of --vm has the name of its VM',
+      });
     }
     const names = await domainNames(options, signal);
     const amongOthers = names.length > 1;
@@ -46,11 +50,11 @@ export async function selectSources(options: SourceOptions, signal: AbortSignal)
   return [imageSource(options.image, options)];
 }
 
-function imageSource(files: string, { name, format }: SourceOptions): Source {
+function imageSource(files: string, { name, format, formatOption }: SourceOptions): Source {
   if (name === undefined) throw usage('--image needs a name for the tree', { hint: 'add --name=NAME' });
   const images = parseList(files, '--image').map((file) => ({
     path: realPath(file),
-    format: imageFormat(file, format),
+    format: imageFormat(file, format, formatOption),
   }));
   return { kind: 'images', name: checkName(name), images };
 }

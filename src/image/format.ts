@@ -44,15 +44,15 @@ function isBlockDevice(file: string): boolean {
 /**
  * The format to read `file` in: the one given with `--format`, else raw for a block device, else by the file's
  * extension. The content is never asked: a guest can write any header into its raw disk. Throws a usage error when
- * nothing says it.
+ * nothing says it; `option` is what it is called there.
  */
-export function imageFormat(file: string, given?: string | undefined): string {
+export function imageFormat(file: string, given?: string | undefined, option = '--format'): string {
   if (given !== undefined) return checkImageFormat(given);
   if (isBlockDevice(file)) return 'raw';
   const extension = path.extname(file).toLowerCase();
   const format = Object.hasOwn(FORMAT_OF_EXTENSION, extension) ? FORMAT_OF_EXTENSION[extension] : undefined;
   if (format !== undefined) return format;
   throw usage(`the format of the image ${file} cannot be told from its name`, {
-    hint: 'give --format=raw or --format=qcow2 (it is never guessed from the content, which a guest can forge)',
+    hint: `give ${option}=raw or ${option}=qcow2 (it is never guessed from the content, which a guest can forge)`,
   });
 }
