@@ -65,7 +65,12 @@ function configure(command: Command, name: string): void {
     .showHelpAfterError(`  see ${name} --help`)
     .configureOutput({
       outputError: (text, write) =>
-        write(text.replace(/^error: /, 'chunkmount: error: ').replace('\n(Did', ' (did')),
+        write(
+          text
+            .replace(/^error: /, 'chunkmount: error: ')
+            .replace('\n(Did', ' (did')
+            .replace(/\.\n$/, '\n'),
+        ),
     });
 }
 

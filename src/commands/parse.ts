@@ -31,7 +31,9 @@ export function parseList(text: string, option: string): string[] {
 /** A whole number from `least` on. */
 export function parseCount(text: string, option: string, least = 0): number {
   if (/^[0-9]{1,9}$/.test(text) && Number(text) >= least) return Number(text);
-  throw usage(`${option}=${text} is no number from ${least} on`);
+  throw usage(`${option}=${text} is no number from ${least} on`, {
+    hint: `for example: ${option}=${least + 3}`,
+  });
 }
 
 export function parseChoice<T extends string>(text: string, option: string, choices: readonly T[]): T {

@@ -32,7 +32,7 @@ export function translateSpellings(args: readonly string[]): string[] {
       const action = argument === '--action' ? own[++i] : argument.slice('--action='.length);
       verb = action === undefined ? undefined : ACTIONS[action];
       if (verb === undefined) {
-        throw usage(`--action=${action ?? ''} is not possible`, {
+        throw usage(action === undefined ? '--action needs a value' : `--action=${action} is not possible`, {
           hint: 'one of: chunkmount, dump, cleanup, unlock',
         });
       }
