@@ -1,0 +1,132 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { execa } from 'execa';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { TestChunkmount } from '../support/chunkmount.js';
+import { checkSums, filesIn, imagesOf, programFirst } from '../support/dumps.js';
+import { noise } from '../support/images.js';
+import { eventually, TestLibvirt } from '../support/libvirt.js';
+import { build, program, requireAll } from '../support/requirements.js';
+
+const MIB = 1024 * 1024;
+const SIZE = 16 * MIB;
+
+describe('a dump that does not come to its end', () => {
+  const chunkmount = new TestChunkmount();
+  let libvirt: TestLibvirt;
+  const vda = chunkmount.path('vda.raw');
+  const dump = path.join(chunkmount.backupDirectory, 'mail01.dump');
+  const partial = path.join(dump, 'mail01_vda.raw.gz.partial');
+  let before: Record<string, string>;
+  const args = (...more: string[]) => ['dump', '--vm=mail01', `--connect=${libvirt.uri}`, ...more];
+
+  beforeAll(async () => {
+    await requireAll(build, program('mkfs.ext4', 'e2fsprogs'), program('gzip'), program('zstd'));
+    libvirt = await TestLibvirt.start();
+    fs.writeFileSync(vda, noise(SIZE, 1));
+    await libvirt.define('mail01', [{ target: 'vda', path: vda, format: 'raw' }]);
+  });
+
+  /** The dump before, which must survive. */
+  beforeEach(async () => {
+    await chunkmount.succeed(...args('--compress=zstd'));
+    before = filesIn(dump);
+    expect(Object.keys(before)).toEqual(['mail01.sha256', 'mail01.xml', 'mail01_vda.raw.zst']);
+  });
+
+  /** Everything is as it was. */
+  afterEach(async () => {
+    expect(filesIn(dump)).toEqual(before);
+    await checkSums(dump, 'mail01.sha256');
+    expect(await imagesOf(libvirt, 'mail01')).toEqual([vda]);
+    expect(fs.readdirSync(chunkmount.directory).filter((name) => name.includes('.cm-'))).toEqual([]);
+    expect(fs.readdirSync(path.join(chunkmount.stateDirectory, 'sessions'))).toEqual([]);
+  });
+
+  afterAll(async () => {
+    await chunkmount.close();
+    await libvirt?.close();
+  });
+
+  /** Starts a dump whose compressor never ends. In an object, because `await` would wait for the process itself. */
+  async function stuck() {
+    const PATH = programFirst(chunkmount.path('stuck'), 'gzip', 'echo begin; exec sleep 600');
+    const child = chunkmount.start(args('--compress=gzip'), { PATH });
+    await eventually(async () => (fs.statSync(partial, { throwIfNoEntry: false })?.size ?? 0) > 0);
+    return { child };
+  }
+
+  it.each(['exit 1', 'head -c 1000000; exit 1', 'head -c 1000000; kill -9 $$', 'head -c 1000000'])(
+    'because the compressor does: %s',
+    async (script) => {
+      const PATH = programFirst(chunkmount.path('broken'), 'gzip', script);
+      const { exitCode, stdout, stderr } = await chunkmount.run(args('--compress=gzip'), { PATH });
+      expect(exitCode).toBe(1);
+      expect(stdout).toBe('');
+      expect(stderr).toContain('gzip');
+    },
+  );
+
+  it.each(['SIGINT', 'SIGTERM'] as const)('because of a %s', async (signal) => {
+    const { child } = await stuck();
+    child.kill(signal);
+    expect((await child).exitCode).toBe(signal === 'SIGINT' ? 130 : 143);
+  });
+
+  it('because it was killed: cleanup removes what is left', async () => {
+    const { child } = await stuck();
+    child.kill('SIGKILL');
+    await child;
+    expect(fs.existsSync(partial)).toBe(true);
+    await chunkmount.succeed('cleanup', '--vm=mail01');
+  });
+
+  it('because the compressor is missing, which is known before anything is frozen', async () => {
+    const { exitCode, stderr } = await chunkmount.run(args('--compress=plzip'), { PATH: '/nonexistent' });
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain('plzip is not installed');
+    expect(stderr).toContain('apt-get install plzip');
+  });
+
+  describe('because its file system is full', () => {
+    const image = chunkmount.path('small.ext4');
+    const mount = chunkmount.path('small');
+    const place = { CHUNKMOUNT_BACKUPDIR: mount };
+
+    beforeAll(async () => {
+      fs.writeFileSync(image, '');
+      fs.truncateSync(image, 8 * MIB);
+      await execa('mkfs.ext4', ['-q', '-m', '0', image]);
+      fs.mkdirSync(mount);
+      await execa('mount', ['-o', 'loop', image, mount]);
+    });
+
+    afterAll(() => execa('umount', [mount]));
+
+    afterEach(() => {
+      expect(fs.readdirSync(mount)).toEqual(['lost+found']);
+    });
+
+    it.each(['raw', 'qcow2'])('when that can be known before: %s', async (format) => {
+      const { exitCode, stderr } = await chunkmount.run(args(`--format=${format}`), place);
+      expect(exitCode).toBe(1);
+      expect(stderr).toMatch(/there is no room for the dump of mail01 .* 16 MiB are needed/);
+    });
+
+    it('when it is found out', async () => {
+      const { exitCode, stderr } = await chunkmount.run(args('--compress=gzip'), place);
+      expect(exitCode).toBe(1);
+      expect(stderr).toMatch(/warning: .* 16 MiB are to be compressed/);
+      expect(stderr).toMatch(/mail01_vda\.raw\.gz\.partial cannot be written: no space is left/);
+    });
+  });
+
+  it('because something else is in its place', async () => {
+    const backupdir = chunkmount.path('other');
+    fs.mkdirSync(backupdir);
+    fs.writeFileSync(path.join(backupdir, 'mail01.dump'), '');
+    const { exitCode, stderr } = await chunkmount.run(args(`--backupdir=${backupdir}`));
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain('mail01.dump is no directory');
+  });
+});
