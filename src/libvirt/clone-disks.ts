@@ -1,0 +1,106 @@
+import type { Document, Element } from '@xmldom/xmldom';
+import { failed } from '../errors.js';
+import { attribute, child, children } from './xml.js';
+
+/** An image file for one disk of a VM. */
+export interface DiskImage {
+  readonly target: string;
+  /** Absolute. */
+  readonly file: string;
+  readonly format: 'raw' | 'qcow2';
+  /** It is one layer of several, and for this VM alone. */
+  readonly overlay: boolean;
+}
+
+export interface CloneDisksRequest {
+  readonly disks: readonly DiskImage[];
+  readonly exists: (path: string) => boolean;
+}
+
+/** Of the image that was, and wrong for the one that is. */
+const OF_THE_OLD_IMAGE = ['source', 'backingStore', 'mirror', 'auth', 'encryption'];
+
+/** Attributes that only a whole SCSI device has, passed through to the guest. */
+const OF_A_PASSED_DEVICE = ['sgio', 'rawio'];
+
+function removeAll(parent: Element, name: string): boolean {
+  const found = children(parent, name);
+  for (const element of found) parent.removeChild(element);
+  return found.length > 0;
+}
+
+function driverOf(document: Document, disk: Element): Element {
+  const old = child(disk, 'driver');
+  if (old !== undefined) return old;
+  const driver = document.createElement('driver');
+  driver.setAttribute('name', 'qemu');
+  disk.insertBefore(driver, disk.firstChild);
+  return driver;
+}
+
+/** Puts a disk on its new image. Returns what is to be said about it. */
+function useImage(document: Document, disk: Element, image: DiskImage): string[] {
+  const notices: string[] = [];
+  for (const name of OF_THE_OLD_IMAGE) removeAll(disk, name);
+  disk.setAttribute('type', 'file');
+  if (attribute(disk, 'device') === 'lun') {
+    disk.setAttribute('device', 'disk');
+    notices.push(`disk ${image.target} was a SCSI device of the host, and is an ordinary disk now`);
+  }
+  for (const name of OF_A_PASSED_DEVICE) disk.removeAttribute(name);
+  driverOf(document, disk).setAttribute('type', image.format);
+  // libvirt shares raw images only; and an overlay has what its base lacks for one VM alone.
+  if ((image.overlay || image.format !== 'raw') && removeAll(disk, 'shareable')) {
+    notices.push(`disk ${image.target} was shared with other VMs, and is this VM's own now`);
+  }
+  // Such a disk gets an overlay of libvirt's at each start, which would lie on ours.
+  if (image.overlay) removeAll(disk, 'transient');
+  const source = document.createElement('source');
+  source.setAttribute('file', image.file);
+  disk.insertBefore(source, child(disk, 'target') ?? null);
+  return notices;
+}
+
+/** Leaves the drive as it is, with its medium if that is a file or device of this host. */
+function keepDrive(disk: Element, target: string, exists: (path: string) => boolean): string[] {
+  const source = child(disk, 'source');
+  if (source === undefined) return [];
+  const medium = attribute(source, 'file') ?? attribute(source, 'dev');
+  if (medium?.startsWith('/') === true && exists(medium)) return [];
+  for (const name of OF_THE_OLD_IMAGE) removeAll(disk, name);
+  disk.setAttribute('type', 'file');
+  return [
+    `the medium ${medium ?? ''} in drive ${target} is not on this host: the drive is empty`.replace(
+      '  ',
+      ' ',
+    ),
+  ];
+}
+
+/**
+ * Puts the disks of a domain on the images given; disks without an image are taken out, drives for media stay. Returns what
+ * the administrator ought to know. Throws for a disk without a target, and for a target that occurs twice.
+ */
+export function cloneDisks(document: Document, domain: Element, request: CloneDisksRequest): string[] {
+  const devices = child(domain, 'devices');
+  const notices: string[] = [];
+  const seen = new Set<string>();
+  for (const disk of devices === undefined ? [] : children(devices, 'disk')) {
+    const target = attribute(child(disk, 'target'), 'dev');
+    if (target === undefined) throw failed('the domain XML has a disk without a target');
+    if (seen.has(target)) throw failed(`the domain XML has two disks ${target}`);
+    seen.add(target);
+    const image = request.disks.find((one) => one.target === target);
+    if (image !== undefined) notices.push(...useImage(document, disk, image));
+    else if (['cdrom', 'floppy'].includes(attribute(disk, 'device') ?? '')) {
+      notices.push(...keepDrive(disk, target, request.exists));
+    } else {
+      disk.parentNode?.removeChild(disk);
+      notices.push(`disk ${target} is not in the tree, and is taken out`);
+    }
+  }
+  for (const { target, file } of request.disks) {
+    if (!seen.has(target)) notices.push(`the domain XML has no disk ${target}: ${file} belongs to no VM`);
+  }
+  return notices;
+}

@@ -1,0 +1,85 @@
+import { describe, expect, it } from 'vitest';
+import { hostReach } from '../../src/libvirt/host-reach.js';
+import { child, parseXml, rootOf } from '../../src/libvirt/xml.js';
+
+function domain(devices: string, more = '', attributes = ''): string {
+  return `<domain type='kvm'${attributes}>${more}<devices>${devices}</devices></domain>`;
+}
+
+function reach(xml: string, exists: (path: string) => boolean): string[] {
+  return hostReach(rootOf(parseXml(xml, 'domain')), exists);
+}
+
+describe('what reaches into the host', () => {
+  const QEMU = " xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'";
+
+  it.each([
+    [
+      'arguments for QEMU, whatever the prefix',
+      domain(
+        '',
+        "<q:commandline><q:arg value='-fw_cfg'/><q:arg value='x'/><q:env name='A' value='b'/></q:commandline>",
+        QEMU,
+      ),
+      'it gives QEMU arguments of its own: "A=b -fw_cfg x"',
+    ],
+    [
+      'qemu:override',
+      domain('', '<q:override><q:device alias="x"/></q:override>', QEMU),
+      'it changes what libvirt tells QEMU (qemu:override)',
+    ],
+    [
+      'an unusual emulator',
+      domain('<emulator>/opt/here/qemu</emulator>'),
+      'it runs /opt/here/qemu as its emulator',
+    ],
+    [
+      'a script',
+      domain("<interface type='ethernet'><script path='/etc/evil'/></interface>"),
+      'a network card runs /etc/evil on this host',
+    ],
+    [
+      'a directory',
+      domain("<filesystem type='mount'><source dir='/srv'/><target dir='x'/></filesystem>"),
+      'the guest sees the directory /srv of this host',
+    ],
+    [
+      'a device',
+      domain("<hostdev mode='subsystem' type='pci'><source/></hostdev>"),
+      'the guest is given a device of this host (pci)',
+    ],
+    [
+      'a file',
+      domain("<serial type='file'><source path='/etc/cron.d/x'/></serial>"),
+      'a serial device writes to /etc/cron.d/x',
+    ],
+    [
+      'a log',
+      domain("<console type='pty'><log file='/etc/cron.d/x'/></console>"),
+      'a console device writes to /etc/cron.d/x',
+    ],
+    ['no confinement', domain('', "<seclabel type='none'/>"), 'its QEMU is not confined (seclabel none)'],
+    [
+      'a kernel that is not there',
+      domain('', '<os><kernel>/boot/gone</kernel></os>'),
+      'its kernel /boot/gone is not on this host: install it, or change the path (virsh edit)',
+    ],
+  ])('is told: %s', (_, xml, notice) => {
+    expect(reach(xml, (path) => path.includes('here'))).toEqual([notice]);
+  });
+
+  it('an emulator that is not there gives way to that of libvirt', () => {
+    const root = rootOf(parseXml(domain('<emulator>/usr/libexec/qemu-kvm</emulator>'), 'domain'));
+    const notices = hostReach(root, () => false);
+    expect(child(root, 'devices', 'emulator')).toBeUndefined();
+    expect(notices).toEqual([
+      'its emulator /usr/libexec/qemu-kvm is not on this host: libvirt takes its own',
+    ]);
+  });
+
+  it('an ordinary VM has nothing of the kind', () => {
+    const devices = `<emulator>/usr/bin/qemu-system-x86_64</emulator><serial type='pty'/><console type='pty'/>
+      <channel type='unix'><target name='org.qemu.guest_agent.0'/></channel><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`;
+    expect(reach(domain(devices, '<os><loader>/here</loader></os>'), () => true)).toEqual([]);
+  });
+});
