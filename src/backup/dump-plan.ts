@@ -1,6 +1,5 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed } from '../errors.js';
 import type { Compressor } from './dump-compressor.js';
 import { readSums } from './dump-files.js';
 import type { DumpFormat } from './dump-image.js';
@@ -65,27 +64,4 @@ export function succeed(
     else kept.push(`${sum}  ${file}`);
   }
   return { kept, obsolete };
-}
-
-/** Throws unless `needed` bytes have room in `directory` or where it will be made. */
-export function checkSpace(directory: string, needed: number, what: string): void {
-  const free = freeBytes(directory);
-  if (needed <= free) return;
-  throw failed(
-    `there is no room for ${what} in ${directory}: ${mebibytes(needed)} are needed, ${mebibytes(free)} left`,
-    {
-      hint: 'make room, give another --backupdir, or --compress it',
-      details: { directory, needed, free },
-    },
-  );
-}
-
-/** Bytes left where `directory` is or will be. */
-export function freeBytes(directory: string): number {
-  const { bavail, bsize } = fs.statfsSync(fs.existsSync(directory) ? directory : path.dirname(directory));
-  return bavail * bsize;
-}
-
-export function mebibytes(bytes: number): string {
-  return `${Math.ceil(bytes / 1024 / 1024)} MiB`;
 }

@@ -5,7 +5,8 @@ import { mountAt } from '../host/mountinfo.js';
 import type { Compressor } from './dump-compressor.js';
 import { DumpFiles } from './dump-files.js';
 import { type DumpFormat, dumpImage } from './dump-image.js';
-import { checkSpace, type DumpPlan, freeBytes, mebibytes, planDump, succeed } from './dump-plan.js';
+import { type DumpPlan, planDump, succeed } from './dump-plan.js';
+import { DumpSpace } from './dump-space.js';
 import { freezeSource } from './freeze-source.js';
 import { mountpointFor } from './mountpoint.js';
 import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
@@ -64,7 +65,8 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
   for (const disk of frozen.disks)
     disks.push(await locateDisk(disk, { ...request, sessionDirectory, journal }));
   signal?.throwIfAborted();
-  checkRoom(request, disks, directory);
+  const space = new DumpSpace(directory, growing(request, frozen));
+  checkRoom(request, disks, space);
   const { owner } = settings;
   const plan = planDump({ ...request, name: source.name, source: frozen });
   const files = new DumpFiles({
@@ -74,15 +76,39 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
     owner,
     journal,
   });
+  const written = await space.guard(signal, (guarded) =>
+    writeImages({ ...request, signal: guarded }, { files, plan, disks, sessionDirectory }),
+  );
+  written.push(...writeDescription(files, plan, frozen));
+  return finish(request, { files, plan, frozen, written });
+}
+
+interface Images {
+  readonly files: DumpFiles;
+  readonly plan: DumpPlan;
+  readonly disks: readonly LocatedDisk[];
+  readonly sessionDirectory: string;
+}
+
+/** One after the other: each keeps a processor and a disk busy. */
+async function writeImages(
+  request: DumpRequest,
+  { files, plan, disks, sessionDirectory }: Images,
+): Promise<DumpedFile[]> {
+  const { owner } = request.settings;
   const written: DumpedFile[] = [];
   for (const [position, { target, file, scratch }] of plan.disks.entries()) {
     const disk = disks[position]!;
     const image = { file: files.partial(file), scratch: files.partial(scratch) };
     const result = await dumpImage({ ...request, ...image, target, disk, owner, sessionDirectory });
-    written.push({ path: path.join(directory, file), disk: target, diskSize: disk.virtualSize, ...result });
+    written.push({
+      path: path.join(files.directory, file),
+      disk: target,
+      diskSize: disk.virtualSize,
+      ...result,
+    });
   }
-  written.push(...writeDescription(files, plan, frozen));
-  return finish(request, { files, plan, frozen, written });
+  return written;
 }
 
 /** Absolute. Throws when something else is there. */
@@ -98,23 +124,24 @@ function dumpDirectory(backupDirectory: string, name: string): string {
   return directory;
 }
 
+/** Directories where overlays are that grow while a VM writes. */
+function growing({ settings }: DumpRequest, { disks }: FrozenSource): string[] {
+  const overlays = disks.filter(({ snapshot }) => snapshot === 'overlay');
+  return overlays.map(({ image }) => settings.overlayDirectory ?? path.dirname(image.path));
+}
+
 /** What compression leaves of a disk nobody knows: then only a warning. */
-function checkRoom(request: DumpRequest, disks: readonly LocatedDisk[], directory: string): void {
+function checkRoom(request: DumpRequest, disks: readonly LocatedDisk[], space: DumpSpace): void {
   const { source, format, compressor, reporter } = request;
   const data = disks.map(({ extents }) => extents.dataBytes);
   const all = data.reduce((sum, bytes) => sum + bytes, 0);
   if (compressor === undefined) {
-    checkSpace(directory, all, `the dump of ${source.name}`);
+    space.check(all, `the dump of ${source.name}`);
     return;
   }
-  if (format === 'qcow2')
-    checkSpace(directory, Math.max(0, ...data), `an uncompressed disk of ${source.name}`);
-  const free = freeBytes(directory);
-  if (all > free) {
-    reporter.warn(
-      `${directory} has ${mebibytes(free)} left, and ${mebibytes(all)} are to be compressed into it`,
-    );
-  }
+  space.check(format === 'qcow2' ? Math.max(0, ...data) : 0, `the dump of ${source.name}`);
+  const doubt = space.doubt(all);
+  if (doubt !== undefined) reporter.warn(doubt);
 }
 
 function namesOf({ disks, xml, nvram, sums }: DumpPlan): string[] {

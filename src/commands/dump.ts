@@ -47,7 +47,7 @@ Examples:
   chunkmount dump --vm=mail01 --compress=zstd
   chunkmount dump --vm=mail01,devsrv --exclude=vdb --format=qcow2 --date
   chunkmount dump --image=disk.qcow2 --name=demo --backupdir=/mnt
-  zstdcat mail01_vda.raw.zst | dd of=/dev/vg0/mail01 bs=1M conv=sparse`;
+  zstdcat mail01_vda.raw.zst | dd of=/dev/vg0/mail01 bs=1M`;
 
 /** Dumps VMs or images, one after the other. */
 export async function runDump(options: DumpOptions, context: CommandContext): Promise<void> {

@@ -113,6 +113,24 @@ describe('a dump that does not come to its end', () => {
       expect(stderr).toMatch(/there is no room for the dump of mail01 .* 16 MiB are needed/);
     });
 
+    it('because the disk of the VM grows there, too', async () => {
+      const disk = path.join(mount, 'disk.raw');
+      fs.writeFileSync(disk, noise(MIB, 2));
+      const domain = await libvirt.define('small', [{ target: 'vda', path: disk, format: 'raw' }]);
+      try {
+        const dumping = ['dump', '--vm=small', `--connect=${libvirt.uri}`, '--compress'];
+        const { exitCode, stderr } = await chunkmount.run(dumping, place);
+        expect(exitCode).toBe(1);
+        expect(stderr).toMatch(
+          /there is no room for the dump of small .* 512 MiB more for what the VM writes/,
+        );
+        expect(await imagesOf(libvirt, 'small')).toEqual([disk]);
+      } finally {
+        await libvirt.remove(domain);
+        fs.rmSync(disk);
+      }
+    });
+
     it('when it is found out', async () => {
       const { exitCode, stderr } = await chunkmount.run(args('--compress=gzip'), place);
       expect(exitCode).toBe(1);
