@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { mountAt } from '../host/mountinfo.js';
+import { isAlive } from '../host/process-identity.js';
 import { type JournalEntry, readPending } from '../session/journal.js';
 import { listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
@@ -8,10 +9,11 @@ import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 
 /**
- * mounted: all is well; dead: the daemon or its mount is gone; failed: chunks could not be read; incomplete: beginning or
- * cleaning up was cut off, and `cleanup` has to go on; locked: there is no session, but a lock.
+ * mounted: all is well; working: a command begins, dumps or ends it right now; dead: the daemon or its mount is gone; failed:
+ * chunks could not be read; incomplete: beginning or cleaning up was cut off, and `cleanup` has to go on; locked: there is no
+ * session, but a lock.
  */
-export type SessionState = 'mounted' | 'dead' | 'failed' | 'incomplete' | 'locked';
+export type SessionState = 'mounted' | 'working' | 'dead' | 'failed' | 'incomplete' | 'locked';
 
 /** A file that grows with what the guest writes while the session lasts. */
 export interface GrowingSpace {
@@ -44,10 +46,17 @@ export async function listSessions(state: StateDirectory): Promise<SessionSummar
   const locks = listLocks(state.locks);
   const kept = new Set([...locks].filter(([, record]) => record.kept).map(([name]) => name));
   const names = [...new Set([...state.sessions(), ...kept])].sort();
-  return Promise.all(names.map((name) => summarize(name, state, kept.has(name))));
+  const busy = new Set([...locks].filter(([, record]) => isAlive(record.owner)).map(([name]) => name));
+  return Promise.all(
+    names.map((name) => summarize(name, state, { kept: kept.has(name), busy: busy.has(name) })),
+  );
 }
 
-async function summarize(name: string, state: StateDirectory, kept: boolean): Promise<SessionSummary> {
+async function summarize(
+  name: string,
+  state: StateDirectory,
+  { kept, busy }: { readonly kept: boolean; readonly busy: boolean },
+): Promise<SessionSummary> {
   const directory = state.session(name);
   const entries = pendingEntries(state, name);
   const record = readSessionRecord(directory);
@@ -55,7 +64,7 @@ async function summarize(name: string, state: StateDirectory, kept: boolean): Pr
   const since = record?.begun ?? null;
   return {
     name,
-    state: await stateOf(directory, record, status),
+    state: await stateOf(directory, record, status, busy),
     mountpoint: record?.mountpoint ?? null,
     since,
     age: since === null ? null : Math.max(0, Math.round((Date.now() - Date.parse(since)) / 1000)),
@@ -71,9 +80,10 @@ async function stateOf(
   directory: string,
   record: SessionRecord | undefined,
   status: DaemonStatus | undefined,
+  busy: boolean,
 ): Promise<SessionState> {
   if (!fs.existsSync(directory)) return 'locked';
-  if (record === undefined) return 'incomplete';
+  if (record === undefined) return busy ? 'working' : 'incomplete';
   if (
     mountAt(record.mountpoint)?.source.endsWith(`:${record.id}`) !== true ||
     !(await answers(record.mountpoint))

@@ -6,9 +6,9 @@ import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './ba
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 
 const HELP = `
-States: mounted; failed (chunks could not be read: the backup is not whole); dead (the daemon is gone); incomplete
-(beginning or cleaning up was cut off); locked (by --keep-lock). All but the first are ended with chunkmount cleanup,
-the last with chunkmount unlock.
+States: mounted; working (a command begins it, or dumps); failed (chunks could not be read: the backup is not whole);
+dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by --keep-lock). The last is ended
+with chunkmount unlock; failed, dead and incomplete, as mounted, with chunkmount cleanup.
 
 Exit status: 0.`;
 

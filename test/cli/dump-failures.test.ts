@@ -69,6 +69,8 @@ describe('a dump that does not come to its end', () => {
 
   it.each(['SIGINT', 'SIGTERM'] as const)('because of a %s', async (signal) => {
     const { child } = await stuck();
+    const { sessions } = JSON.parse(await chunkmount.succeed('list', '--json'));
+    expect(sessions).toMatchObject([{ name: 'mail01', state: 'working' }]);
     child.kill(signal);
     expect((await child).exitCode).toBe(signal === 'SIGINT' ? 130 : 143);
   });
@@ -78,6 +80,8 @@ describe('a dump that does not come to its end', () => {
     child.kill('SIGKILL');
     await child;
     expect(fs.existsSync(partial)).toBe(true);
+    const { sessions } = JSON.parse(await chunkmount.succeed('list', '--json'));
+    expect(sessions).toMatchObject([{ name: 'mail01', state: 'incomplete' }]);
     await chunkmount.succeed('cleanup', '--vm=mail01');
   });
 
