@@ -1,4 +1,5 @@
 import type { ImageChain, ImageFile, ImageLayer } from './image-layer.js';
+import type { ImageReference } from './image-reference.js';
 
 /** A block node as QEMU's blockdev-add takes it. */
 export type BlockNode = Readonly<Record<string, unknown>>;
@@ -11,13 +12,18 @@ function fileNode(file: ImageFile): BlockNode {
 /** Formats whose images can have a backing file that QEMU opens; the nodes of the others take no `backing`. */
 const WITH_BACKING: readonly string[] = ['qcow2', 'qcow', 'qed', 'vmdk'];
 
-function formatNode(layer: ImageFile & { readonly format: string }, backing: BlockNode | null): BlockNode {
+function formatNode(
+  layer: ImageFile & Pick<ImageReference, 'format' | 'inUse'>,
+  backing: BlockNode | null,
+): BlockNode {
   const below = WITH_BACKING.includes(layer.format) ? { backing } : {};
-  return { driver: layer.format, 'read-only': true, file: fileNode(layer), ...below };
+  // Who writes it stands still, so its lock says nothing.
+  const share = layer.inUse === true ? { 'force-share': true } : {};
+  return { driver: layer.format, 'read-only': true, ...share, file: fileNode(layer), ...below };
 }
 
 /** The node of one image without its backing file. */
-export function imageNode(image: ImageFile & { readonly format: string }): BlockNode {
+export function imageNode(image: ImageFile & Pick<ImageReference, 'format' | 'inUse'>): BlockNode {
   return formatNode(image, null);
 }
 

@@ -23,8 +23,8 @@ function refused(file: string, why: string, hint?: string): ChunkmountError {
   return failed(`the image ${file} ${why}`, { hint, details: { path: file } });
 }
 
-/** Looks at one file of an image: it must be there, of a kind that can be read, readable, and written by nobody. */
-function lookAt(file: string, role: string): ImageFile & { readonly identity: string } {
+/** Looks at one file of an image: it must be there, of a kind that can be read, readable, and (unless it may be `inUse`) written by nobody. */
+function lookAt(file: string, role: string, inUse: boolean): ImageFile & { readonly identity: string } {
   try {
     const found = fs.statSync(file);
     const device = found.isBlockDevice();
@@ -32,7 +32,7 @@ function lookAt(file: string, role: string): ImageFile & { readonly identity: st
       throw failed(`${role} ${file} is neither a file nor a block device`, { details: { path: file } });
     // Not access(2): that asks for the real user instead of the effective one.
     fs.closeSync(fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK));
-    if (isWrittenByQemu(file)) {
+    if (!inUse && isWrittenByQemu(file)) {
       throw failed(
         `${role} ${file} is in use: a running VM or another QEMU program has it open for writing`,
         {
@@ -88,7 +88,11 @@ function dataFileOf(layer: ImageReference, info: ImageInfo): ImageFile | undefin
     const hint = `record its absolute path: qemu-img amend -f ${layer.format} -o data_file=/PATH/TO/DATA ${layer.path}`;
     throw refused(layer.path, `has a data file without an absolute path: ${info.dataFile}`, hint);
   }
-  const { identity: _, ...file } = lookAt(info.dataFile, `the data file of ${layer.path},`);
+  const { identity: _, ...file } = lookAt(
+    info.dataFile,
+    `the data file of ${layer.path},`,
+    layer.inUse === true,
+  );
   return file;
 }
 
@@ -140,7 +144,7 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
         'shorten the chain: virsh blockpull or qemu-img rebase',
       );
     }
-    const { identity, ...file } = lookAt(reference.path, role);
+    const { identity, ...file } = lookAt(reference.path, role, reference.inUse === true);
     if (seen.has(identity))
       throw refused(
         image.path,

@@ -4,4 +4,6 @@ export interface ImageReference {
   readonly path: string;
   /** QEMU's name of the format driver: `raw`, `qcow2`, `vmdk`, … */
   readonly format: string;
+  /** True: a paused VM has it open for writing, and QEMU's locks, which say so, are to be passed over. */
+  readonly inUse?: boolean | undefined;
 }

@@ -43,6 +43,8 @@ export interface BlockJob {
 }
 
 export interface SnapshotFlags {
+  /** The XML asks for the guest's memory, too: the guest goes on while most of it is written. */
+  readonly memory?: boolean;
   /** Freeze the guest's file systems through its agent. */
   readonly quiesce?: boolean;
   readonly timeoutMs?: number;
@@ -206,18 +208,12 @@ export class Virsh {
     await this.#callWith(xml, 'define', ['--file', INPUT_FILE, '--validate'], CHANGE_TIMEOUT_MS);
   }
 
-  /** One atomic snapshot of the disks only, without metadata, exactly as `xml` says. */
+  /** One atomic snapshot without metadata, exactly as `xml` says. */
   async snapshotCreate(uuid: string, xml: string, flags: SnapshotFlags = {}): Promise<void> {
-    const fixed = ['--disk-only', '--atomic', '--no-metadata', '--validate'];
-    const args = [
-      '--domain',
-      uuid,
-      '--xmlfile',
-      INPUT_FILE,
-      ...fixed,
-      ...(flags.quiesce === true ? ['--quiesce'] : []),
-    ];
-    await this.#callWith(xml, 'snapshot-create', args, flags.timeoutMs ?? CHANGE_TIMEOUT_MS);
+    const what = flags.memory === true ? '--live' : '--disk-only';
+    const args = ['--domain', uuid, '--xmlfile', INPUT_FILE, what, '--atomic', '--no-metadata', '--validate'];
+    const quiesce = flags.quiesce === true ? ['--quiesce'] : [];
+    await this.#callWith(xml, 'snapshot-create', [...args, ...quiesce], flags.timeoutMs ?? CHANGE_TIMEOUT_MS);
   }
 
   /**
@@ -281,6 +277,24 @@ export class Virsh {
     return (await this.list('active')).some((domain) => domain.uuid === uuid);
   }
 
+  /** Ends the job that works on the domain as a whole. */
+  async abortDomainJob(uuid: string): Promise<void> {
+    await this.call('domjobabort', ['--domain', uuid], CHANGE_TIMEOUT_MS);
+  }
+
+  /** Asks the guest to shut down; returns at once. */
+  async shutdown(uuid: string): Promise<void> {
+    await this.call('shutdown', ['--domain', uuid], CHANGE_TIMEOUT_MS);
+  }
+
+  async start(uuid: string, options: { paused?: boolean } = {}): Promise<void> {
+    await this.call(
+      'start',
+      ['--domain', uuid, ...(options.paused === true ? ['--paused'] : [])],
+      CHANGE_TIMEOUT_MS,
+    );
+  }
+
   async suspend(uuid: string): Promise<void> {
     await this.call('suspend', ['--domain', uuid], CHANGE_TIMEOUT_MS);
   }
@@ -309,6 +323,11 @@ export class Virsh {
     const args = ['--domain', uuid, '--timeout', String(timeoutSeconds), '--cmd', request];
     const answer = await this.call('qemu-agent-command', args, (timeoutSeconds + 10) * 1000);
     return v.parse(agentAnswer, JSON.parse(answer)).return;
+  }
+
+  /** Freezes the guest's file systems. Throws when the agent does not answer in time; the freeze may still come then. */
+  async freeze(uuid: string): Promise<void> {
+    await this.call('domfsfreeze', ['--domain', uuid], CHANGE_TIMEOUT_MS);
   }
 
   /** Thaws the guest's file systems. */

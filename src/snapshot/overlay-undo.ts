@@ -23,16 +23,24 @@ function isAbsent({ kind }: OverlayPosition): boolean {
   return kind === 'left' || kind === 'unused while off' || kind === 'bypassed';
 }
 
-/** Whether libvirt may still make the snapshot: it was asked a short while ago, in this boot, and did not answer. */
-async function mayStillCome({ record, virsh }: OverlayCase): Promise<boolean> {
-  const { askedAt, answered, file, domain, target } = record;
+/**
+ * Whether libvirt may still make the snapshot: it was asked a short while ago, in this boot, and did not answer. Throws when it
+ * has been busy with the VM for longer than that.
+ */
+async function mayStillCome(one: OverlayCase): Promise<boolean> {
+  const { askedAt, answered, file, domain, target } = one.record;
   if (askedAt === undefined || answered === true || file?.bootId !== bootId()) return false;
   const age = Date.now() - askedAt;
-  if (age > LATE_SNAPSHOT_MS) return false;
   const asking = (argv: readonly string[]) => argv.includes('snapshot-create') && argv.includes(domain.uuid);
-  if (age < UNSEEN_REQUEST_MS || findProcesses(asking).length > 0) return true;
+  if (age < UNSEEN_REQUEST_MS || findProcesses(asking).length > 0) return age < LATE_SNAPSHOT_MS;
   // While libvirt makes a snapshot it lets nobody else look at the disks.
-  return !(await virsh.answersAbout(domain.uuid, target));
+  if (await one.virsh.answersAbout(domain.uuid, target)) return false;
+  if (age < LATE_SNAPSHOT_MS) return true;
+  throw stuck(
+    one,
+    'libvirt has been busy with the VM since the snapshot was asked for',
+    'see virsh domjobinfo; then run cleanup again',
+  );
 }
 
 /** Looks where the overlay is, until it shows or cannot come any more. */

@@ -5,10 +5,12 @@ import { diskSource } from '../libvirt/disk-source.js';
 import type { Disk } from '../libvirt/domain.js';
 import { loadDescription } from '../libvirt/load-domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
+import type { SnapshotFlags } from '../libvirt/virsh.js';
 import type { JournalData, JournalEntry } from '../session/journal.js';
 import { diskRefusal } from './disk-refusal.js';
 import { holdImages, holdUndo } from './hold.js';
 import { identityOf, writeMark } from './image-identity.js';
+import { MEMORY_TIMEOUT_MS, memoryUndo, prepareMemoryFile } from './memory.js';
 import { imageOf } from './none.js';
 import { checkSpace, makeOverlayFile, overlayPath } from './overlay-files.js';
 import { OVERLAY_KIND, type OverlayRecord } from './overlay-record.js';
@@ -106,22 +108,33 @@ function isAnswer(error: unknown): boolean {
   return error instanceof ChunkmountError && error.cause instanceof CommandError && isAnswer(error.cause);
 }
 
+interface TakeOptions {
+  readonly quiesce: boolean;
+  readonly qemu: ProcessIdentity;
+}
+
 /** Asks libvirt for the snapshot. Records that it answered, for whoever has to find out what became of it. */
 async function take(
   request: SnapshotRequest,
   prepared: readonly Preparation[],
-  quiesce: boolean,
+  how: TakeOptions,
 ): Promise<void> {
-  const { virsh, domain, sessionId, journal } = request;
+  const { virsh, domain, sessionId, journal, options } = request;
+  const { memoryFile } = options;
   const overlays = new Map(prepared.map(({ disk, overlay }) => [disk.target, overlay]));
   const targets = domain.disks.map(({ target }) => target);
-  const xml = snapshotXml(`cm-${sessionId}`, targets, overlays);
+  const xml = snapshotXml({ name: `cm-${sessionId}`, targets, overlays, memoryFile });
+  // Recorded after the overlays, so that a saving which still goes on is ended before they are looked for.
+  const memory =
+    memoryFile === undefined
+      ? undefined
+      : prepareMemoryFile({ virsh, domain, qemu: how.qemu, journal, file: memoryFile });
   const recordAll = (data: JournalData) => {
     for (const { entry } of prepared) journal.done(entry, data);
   };
   recordAll({ askedAt: Date.now() });
   try {
-    await virsh.snapshotCreate(domain.uuid, xml, quiesce ? { quiesce, timeoutMs: QUIESCED_TIMEOUT_MS } : {});
+    await virsh.snapshotCreate(domain.uuid, xml, snapshotFlags(memory !== undefined, how.quiesce));
   } catch (error) {
     if (isAnswer(error)) recordAll({ answered: true });
     throw failed(`no snapshot of ${domain.name} could be made: ${messageOf(error)}`, {
@@ -130,6 +143,12 @@ async function take(
     });
   }
   recordAll({ answered: true });
+  if (memory !== undefined) journal.done(memory, { saved: true });
+}
+
+function snapshotFlags(memory: boolean, quiesce: boolean): SnapshotFlags {
+  if (memory) return { memory, timeoutMs: MEMORY_TIMEOUT_MS };
+  return quiesce ? { quiesce, timeoutMs: QUIESCED_TIMEOUT_MS } : {};
 }
 
 /** Takes the snapshot with the guest's file systems frozen. Returns why not, if it may be taken without. */
@@ -137,12 +156,14 @@ async function takeQuiesced(
   request: SnapshotRequest,
   qemu: ProcessIdentity,
 ): Promise<Preparation[] | string> {
-  const { virsh, domain, journal } = request;
+  const { virsh, domain, journal, reporter } = request;
   const refused = await quiesceRefusal(virsh, domain.uuid);
   if (refused !== undefined) return refused;
   const prepared = await prepare(request, 0, qemu);
   try {
-    await withFreeze({ virsh, domain, qemu, journal }, () => take(request, prepared, true));
+    await withFreeze({ virsh, domain, qemu, journal, reporter }, () =>
+      take(request, prepared, { quiesce: true, qemu }),
+    );
     return prepared;
   } catch (error) {
     request.signal?.throwIfAborted();
@@ -184,8 +205,8 @@ async function takeAsAsked(request: SnapshotRequest, qemu: ProcessIdentity): Pro
     attempt = 1;
   }
   const prepared = await prepare(request, attempt, qemu);
-  await take(request, prepared, false);
-  return { prepared, consistency: 'crash' };
+  await take(request, prepared, { quiesce: false, qemu });
+  return { prepared, consistency: options.memoryFile === undefined ? 'crash' : 'memory' };
 }
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
@@ -196,8 +217,10 @@ async function freeze(request: SnapshotRequest): Promise<Snapshot> {
       hint: 'run chunkmount where the VM runs',
     });
   }
-  const time = new Date();
+  const asked = new Date();
   const { prepared, consistency } = await takeAsAsked(request, qemu);
+  // Memory is written for a while before the disks are frozen; without it, what was written before we asked is in.
+  const time = consistency === 'memory' ? new Date() : asked;
   if (!(await isMade(request, prepared))) {
     throw failed(`libvirt made a snapshot of ${domain.name}, but not of the images that it should`, {
       hint: `does somebody else make snapshots of it? see virsh domblklist ${domain.name}`,
@@ -223,5 +246,5 @@ export const overlayProvider: SnapshotProvider = {
   kind: 'overlay',
   refusal,
   freeze,
-  undo: { [OVERLAY_KIND]: undoOverlay, ...holdUndo, ...thawUndo },
+  undo: { [OVERLAY_KIND]: undoOverlay, ...holdUndo, ...thawUndo, ...memoryUndo },
 };

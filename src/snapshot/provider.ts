@@ -15,6 +15,8 @@ export interface SnapshotOptions {
   readonly quiesce: 'no' | 'try' | 'require';
   /** Where overlays go; beside each image if undefined. */
   readonly overlayDirectory?: string | undefined;
+  /** The guest's memory is to be saved at the same moment, to this file, which must not exist. */
+  readonly memoryFile?: string | undefined;
   /** Of thick LVM snapshots; 5 GiB if undefined. */
   readonly snapshotSize?: SnapshotSize | undefined;
 }

@@ -1,8 +1,11 @@
+import * as path from 'node:path';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
-import { isAlive, type ProcessIdentity } from '../host/process-identity.js';
+import { spawnDetached } from '../host/exec.js';
+import { identify, isAlive, type ProcessIdentity, signalProcess } from '../host/process-identity.js';
 import { Virsh } from '../libvirt/virsh.js';
-import type { Journal } from '../session/journal.js';
+import type { Reporter } from '../report/reporter.js';
+import type { Journal, JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
 
 export const THAW_KIND = 'thaw';
@@ -45,6 +48,12 @@ export interface FreezeSubject {
   readonly domain: { readonly uuid: string; readonly name: string };
   readonly qemu: ProcessIdentity;
   readonly journal: Journal;
+  readonly reporter: Reporter;
+}
+
+function recordDebt({ virsh, domain, qemu, journal }: FreezeSubject): JournalEntry {
+  const { connect } = virsh.options;
+  return journal.intend(THAW_KIND, { connect, domain: { uuid: domain.uuid, name: domain.name }, qemu });
 }
 
 /**
@@ -53,14 +62,70 @@ export interface FreezeSubject {
  * the agent wakes. It is paid when the guest is seen thawed.
  */
 export async function withFreeze(subject: FreezeSubject, snapshot: () => Promise<void>): Promise<void> {
-  const { virsh, domain, qemu, journal } = subject;
+  const debt = recordDebt(subject);
+  await subject.virsh.agentTimeout(subject.domain.uuid, FREEZE_TIMEOUT_SECONDS);
+  try {
+    await snapshot();
+  } finally {
+    await payDebt(subject, debt);
+  }
+}
+
+/** Thaws the guest now, or leaves the debt to cleanup, saying so. */
+async function payDebt(subject: FreezeSubject, debt: JournalEntry): Promise<boolean> {
+  const { virsh, domain, journal, reporter } = subject;
+  try {
+    await thaw(virsh.withSignal(undefined), domain.uuid);
+    journal.undone(debt);
+    return true;
+  } catch (error) {
+    reporter.warn(
+      `it is not known whether the file systems of ${domain.name} are frozen (${messageOf(error)}): if it hangs, virsh domfsthaw ${domain.name}`,
+    );
+    return false;
+  }
+}
+
+/** Sleeps, then becomes virsh. Arguments: seconds, virsh's own. */
+const GUARD = 'sleep "$1"; shift; exec virsh "$@"';
+
+/** A process that thaws the guest after the longest time that a freeze may last, should we be killed. */
+async function startGuard({ virsh, domain, journal }: FreezeSubject): Promise<ProcessIdentity | undefined> {
   const { connect } = virsh.options;
-  const data = { connect, domain: { uuid: domain.uuid, name: domain.name }, qemu };
-  const debt = journal.intend(THAW_KIND, data);
+  const target = connect === undefined ? [] : ['--connect', connect];
+  const args = [
+    '-c',
+    GUARD,
+    'sh',
+    String(FREEZE_TIMEOUT_SECONDS),
+    ...target,
+    'domfsthaw',
+    '--domain',
+    domain.uuid,
+  ];
+  return identify(
+    await spawnDetached('sh', args, { logFile: path.join(path.dirname(journal.file), 'thaw.log') }),
+  );
+}
+
+/**
+ * Freezes the guest's file systems through its agent while `work` is done, and thaws them whatever happens. Returns whether they
+ * were frozen to the end; false when the work took longer than a freeze may.
+ */
+export async function whileFrozen(subject: FreezeSubject, work: () => Promise<void>): Promise<boolean> {
+  const { virsh, domain } = subject;
+  const debt = recordDebt(subject);
   await virsh.agentTimeout(domain.uuid, FREEZE_TIMEOUT_SECONDS);
-  await snapshot();
-  await thaw(virsh.withSignal(undefined), domain.uuid);
-  journal.undone(debt);
+  const guard = await startGuard(subject);
+  const started = Date.now();
+  try {
+    await virsh.freeze(domain.uuid);
+    await work();
+    return Date.now() - started < FREEZE_TIMEOUT_SECONDS * 1000;
+  } finally {
+    const paid = await payDebt(subject, debt);
+    if (paid && guard !== undefined) signalProcess(guard, 'SIGTERM');
+  }
 }
 
 async function thaw(virsh: Virsh, uuid: string): Promise<void> {

@@ -9,12 +9,18 @@ import { diskRefusal } from './disk-refusal.js';
 import { lvmProvider } from './lvm.js';
 import { noneProvider } from './none.js';
 import { overlayProvider } from './overlay.js';
+import { pausedProvider } from './paused.js';
 import type { SnapshotKind, SnapshotProvider } from './provider.js';
+import { shutdownUndo } from './shutdown.js';
 
-const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, lvmProvider, noneProvider];
+const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, lvmProvider, pausedProvider, noneProvider];
 
 /** The undo handlers of all snapshot kinds. */
-export const snapshotUndo: UndoHandlers = Object.assign({}, ...PROVIDERS.map(({ undo }) => undo));
+export const snapshotUndo: UndoHandlers = Object.assign(
+  {},
+  shutdownUndo,
+  ...PROVIDERS.map(({ undo }) => undo),
+);
 
 export interface SelectOptions {
   /** Targets that the user does not want. */
@@ -66,6 +72,8 @@ export interface ChoiceRequest {
   readonly domain: Domain;
   readonly disks: readonly Disk[];
   readonly snapshot: 'auto' | SnapshotKind;
+  /** With `none`: pause the VM if it runs. */
+  readonly pause?: boolean | undefined;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
 }
@@ -96,8 +104,9 @@ async function automatic({ virsh, domain, signal }: ChoiceRequest, disk: Disk): 
   return { kind: 'overlay', reason: `${running}, and LVM cannot be used (${refusal})` };
 }
 
-function providerOf(kind: SnapshotKind): SnapshotProvider {
-  const provider = PROVIDERS.find((candidate) => candidate.kind === kind);
+function providerOf(kind: SnapshotKind, pause: boolean): SnapshotProvider {
+  if (kind === 'none' && pause) return pausedProvider;
+  const provider = PROVIDERS.findLast((candidate) => candidate.kind === kind);
   if (provider !== undefined) return provider;
   throw failed(`snapshots of the kind ${kind} are not there yet`, {
     hint: 'leave the choice to --snapshot=auto',
@@ -116,7 +125,7 @@ export async function chooseProviders(request: ChoiceRequest): Promise<ProviderG
       snapshot === 'auto'
         ? await automatic(request, disk)
         : { kind: snapshot, reason: `--snapshot=${snapshot}` };
-    const provider = providerOf(choice.kind);
+    const provider = providerOf(choice.kind, request.pause === true);
     const refusal = await provider.refusal({ virsh, domain, signal }, disk);
     if (refusal !== undefined) throw refused(domain, disk, choice.kind, refusal);
     reporter.debug(`disk ${disk.target}: snapshot kind ${choice.kind}, because ${choice.reason}`);
@@ -132,7 +141,7 @@ function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string
   const ways: Record<SnapshotKind, string> = {
     overlay: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
     lvm: 'try another kind (--snapshot=overlay)',
-    none: 'shut it down first, or take a snapshot: --snapshot=auto',
+    none: 'shut it down first, pause it (--no-snapshot), or take a snapshot (--snapshot=auto)',
   };
   return failed(
     `no ${kind === 'none' ? 'backup without a snapshot' : `${kind} snapshot`} of ${domain.name} is possible: ${refusal}`,

@@ -78,5 +78,13 @@ describe('selectDisks', () => {
 });
 
 it('the undo handlers of all kinds are known', () => {
-  expect(Object.keys(snapshotUndo).sort()).toEqual(['hold', 'overlay', 'thaw']);
+  expect(Object.keys(snapshotUndo).sort()).toEqual([
+    'hold',
+    'lvm-snapshot',
+    'memory',
+    'overlay',
+    'pause',
+    'shutdown',
+    'thaw',
+  ]);
 });

@@ -1,0 +1,32 @@
+import { failed } from '../errors.js';
+import type { Disk } from '../libvirt/domain.js';
+import { findQemu } from '../libvirt/qemu-process.js';
+import { diskRefusal } from './disk-refusal.js';
+import { imageOf, noneProvider } from './none.js';
+import { pause, pauseUndo } from './pause.js';
+import type { Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
+
+async function freeze(request: SnapshotRequest): Promise<Snapshot> {
+  const { virsh, domain, journal, reporter, disks } = request;
+  if (!domain.active) return noneProvider.freeze(request);
+  const qemu = findQemu(domain.uuid);
+  if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
+  const entry = await pause({ virsh, domain, qemu, journal });
+  if (entry !== undefined) reporter.notice(`${domain.name} is paused until cleanup`);
+  // QEMU has them open for writing all the while, and says so by its locks.
+  const frozen = disks.map((disk) => ({ target: disk.target, image: { ...imageOf(disk), inUse: true } }));
+  return { time: new Date(), consistency: 'crash', disks: frozen };
+}
+
+/** No snapshot: the VM is paused, and its images are read as they are, until the session ends (`--no-snapshot`). */
+export const pausedProvider: SnapshotProvider = {
+  kind: 'none',
+  async refusal({ domain }, disk: Disk) {
+    const general = diskRefusal(disk);
+    if (general !== undefined) return `disk ${disk.target}: ${general}`;
+    if (!domain.active || domain.state === 'running' || domain.state === 'paused') return undefined;
+    return `disk ${disk.target}: ${domain.name} is ${domain.state}, and can be paused only while it runs`;
+  },
+  freeze,
+  undo: { ...noneProvider.undo, ...pauseUndo },
+};
