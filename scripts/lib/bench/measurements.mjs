@@ -22,6 +22,10 @@ export class Results {
       ? undefined
       : (values[(values.length - 1) >> 1] + values[values.length >> 1]) / 2;
   }
+
+  most(row, column) {
+    return this.of(row, column)?.at(-1);
+  }
 }
 
 const find = (tree) => ['find', [tree, '-printf', '%s %T@\n']];
