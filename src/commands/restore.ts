@@ -10,6 +10,13 @@ import type { Compression } from '../restore/to-qcow2.js';
 import { Tree } from '../restore/tree.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
+import {
+  addDefineOptions,
+  DEFINE_HELP,
+  type DefineOptions,
+  refuseDefineOptions,
+  runDefine,
+} from './define-options.js';
 import { parseList } from './parse.js';
 
 export interface RestoreOptions {
@@ -27,7 +34,8 @@ export interface RestoreOptions {
 }
 
 /** The options as commander has them. */
-interface RestoreFlags extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression'> {
+interface RestoreFlags extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression' | 'to'>, DefineOptions {
+  readonly to?: string;
   readonly disk?: readonly string[];
   readonly compress?: Compression;
 }
@@ -45,6 +53,7 @@ read. A file appears under its name when it is complete and on disk; interrupted
   a block device      of at least the disk's size, with --force or --delta
   a directory         gets a file for each disk, vda.raw or vda.qcow2; with a / at the end it is made
   -                   writes a raw image to standard output
+${DEFINE_HELP}
 
 Exit status: 0 restored; 1 failed; 2 wrong usage; 3 another restore to the same file is running; 4 chunks are missing
 or corrupt (with --keep-going: restored, except for those listed); 128+n ended by signal n.
@@ -54,14 +63,16 @@ Examples:
   chunkmount restore /backup/mail01 --to=/var/lib/libvirt/images/mail01/
   chunkmount restore /backup/mail01 --disk=vda --to=/dev/vg0/mail01 --force
   chunkmount restore /backup/mail01 --disk=vda --to=/dev/vg0/mail01 --delta     roll back: writes only what differs
-  chunkmount restore /backup/mail01 --disk=vda --to=- | ssh host 'dd of=/dev/vg0/mail01 bs=1M'`;
+  chunkmount restore /backup/mail01 --disk=vda --to=- | ssh host 'dd of=/dev/vg0/mail01 bs=1M'
+  chunkmount restore /backup/mail01 --define --same-identity --start           the server died: everything back
+  chunkmount restore /backup/mail01 --define --name=mail01-test --no-network   a second one, beside the original`;
 
-export const restoreCommand: CommandModule = (context) =>
-  new Command('restore')
+export const restoreCommand: CommandModule = (context) => {
+  const command = new Command('restore')
     .summary('rebuild disk images from a tree')
     .description('Rebuilds disk images from a tree.')
     .argument('<tree>', 'the directory that holds manifest.json')
-    .requiredOption('--to <path>', 'file, block device, directory, or - for standard output')
+    .option('--to <path>', 'file, block device, directory, or - for standard output')
     .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
     .addOption(new Option('--format <format>', 'format of the image').choices(['raw', 'qcow2']))
     .addOption(
@@ -74,11 +85,32 @@ export const restoreCommand: CommandModule = (context) =>
       false,
     )
     .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
-    .addHelpText('after', HELP)
-    .action(async (tree: string, flags: RestoreFlags) => {
-      const { disk: disks, compress: compression, ...others } = flags;
-      await runRestore({ tree, disks, compression, ...others }, context());
-    });
+    .addHelpText('after', HELP);
+  return addDefineOptions(command).action(async (tree: string, flags: RestoreFlags) => {
+    if (flags.define === true) return runRestoreVm(tree, flags, context());
+    refuseDefineOptions(flags);
+    const { disk: disks, compress: compression, to, ...others } = flags;
+    if (to === undefined)
+      throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
+    await runRestore({ tree, disks, compression, to, ...others }, context());
+  });
+};
+
+/** Restores all disks of a tree and defines its VM. Writes the VM's name to stdout, or one JSON object. Throws as runRestore does. */
+async function runRestoreVm(directory: string, flags: RestoreFlags, context: CommandContext): Promise<void> {
+  if (flags.to !== undefined || flags.disk !== undefined || flags.delta) {
+    throw usage('--define takes all disks, to --storage', { hint: 'leave out --to, --disk and --delta' });
+  }
+  const tree = Tree.open(directory);
+  try {
+    const vm = await runDefine(tree, { ...flags, compression: flags.compress }, context);
+    for (const disk of vm.disks) context.reporter.notice(summary(disk));
+    printResult(context, { tree: tree.root, ...vm }, [vm.name]);
+    finish(tree, vm.disks, context);
+  } finally {
+    tree.close();
+  }
+}
 
 /**
  * Restores disks of a tree. Writes the paths of the images to stdout, or one JSON object, or the image itself. Throws an error of kind

@@ -3,19 +3,11 @@ import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-proc
 import { serveKernel } from '../fuse/kernel/server.js';
 import type { Server } from '../fuse/transport.js';
 import type { ChunkSource } from './chunk-source.js';
+import { dataBytes } from './data-bytes.js';
 import { IMAGE_FILESYSTEM, type ImageDirectory, type ImageFile } from './image-filesystem.js';
 import type { ImageMountConfig } from './image-mount-config.js';
 import { openSource } from './open-source.js';
 import { Tree } from './tree.js';
-
-/** Bytes that are not in a hole. */
-function dataBytes(source: ChunkSource): number {
-  let bytes = 0;
-  for (let chunk = 0; chunk < source.disk.chunkCount; chunk++) {
-    if (!source.isZero(chunk)) bytes += source.lengthOf(chunk);
-  }
-  return bytes;
-}
 
 async function openImageSource(tree: Tree, target: string, verify: boolean): Promise<ChunkSource> {
   try {

@@ -22,7 +22,7 @@ const FLOCK_CONFLICT_EXIT_CODE = 75;
 const recordSchema = v.object({
   format: v.literal('chunkmount-restore'),
   version: v.literal(1),
-  /** What `identify` gave. */
+  /** What `identifyDisk` gave. */
   source: v.string(),
   /** No chunk from this one on has been written. */
   reached: v.pipe(v.number(), v.safeInteger(), v.minValue(0), v.maxValue(MAX_CHUNK_COUNT)),
@@ -31,7 +31,7 @@ const recordSchema = v.object({
 type PartialRecord = v.InferOutput<typeof recordSchema>;
 
 /** Which disk of which backup: what all its sums and its shape come to. */
-async function identify(source: ChunkSource): Promise<string> {
+export async function identifyDisk(source: ChunkSource): Promise<string> {
   const { target, size, chunkSize } = source.disk;
   const { buffer, byteOffset, byteLength } = source.sums.hashes;
   const hash = new Uint32Array(2);
@@ -102,7 +102,7 @@ export class PartialFile {
   /** Makes or reopens the partial file for `target`, as large as the disk. Throws kind `locked` if another process has it. */
   static async open(target: string, source: ChunkSource): Promise<PartialFile> {
     const { part, record } = PartialFile.paths(target);
-    const identity = await identify(source);
+    const identity = await identifyDisk(source);
     const fd = open(part);
     try {
       await lock(fd, part, target);
