@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
 import { endSession } from '../backup/end-session.js';
 import type { BackupSettings } from '../backup/settings.js';
-import { messageOf, usage } from '../errors.js';
+import { failed, messageOf, usage } from '../errors.js';
 import { runForeground } from '../host/exec.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import type { CommandContext } from './context.js';
@@ -53,15 +53,32 @@ export async function runRun(
   try {
     await beginAll(options, settings, context, begun);
     const trees = begun.map(({ mountpoint }) => mountpoint);
-    const env = { CHUNKMOUNT_TREE: trees[0]!, CHUNKMOUNT_TREES: trees.join(':') };
-    const result = await runForeground(program, args, { env, signal: context.signal });
-    exitCode = result.exitCode ?? 128 + (result.signal === undefined ? 0 : constants.signals[result.signal]);
+    exitCode = await runIn(trees, program, args, context);
   } catch (error) {
     await endAll(begun, settings, context, false);
     throw error;
   }
   await endAll(begun, settings, context, exitCode === 0);
   return exitCode;
+}
+
+/** Runs the command. Returns its exit code, 128 + n if signal n ended it. */
+async function runIn(
+  trees: readonly string[],
+  program: string,
+  args: readonly string[],
+  { signal, insisted }: CommandContext,
+): Promise<number> {
+  const env = { CHUNKMOUNT_TREE: trees[0]!, CHUNKMOUNT_TREES: trees.join(':') };
+  try {
+    const result = await runForeground(program, args, { env, signal, kill: insisted });
+    return result.exitCode ?? 128 + (result.signal === undefined ? 0 : constants.signals[result.signal]);
+  } catch (error) {
+    throw failed(`the command ${program} cannot be run`, {
+      hint: 'is it spelt right, is it on PATH, and may it be executed?',
+      cause: error,
+    });
+  }
 }
 
 /** Ends all sessions. Throws what went wrong with that only if all before `wentWell`. */

@@ -352,22 +352,24 @@ export interface ForegroundResult {
 }
 
 /**
- * Runs the user's own command with our stdin, stdout and stderr until it ends; `signal` sends it SIGTERM. Never
+ * Runs the user's own command with our stdin, stdout and stderr until it ends; `signal` sends it SIGTERM, `kill` SIGKILL. Never
  * throws for how the command ended; throws CommandError when it cannot be started.
  */
 export async function runForeground(
   program: string,
   args: readonly string[],
-  given: { env: Readonly<Record<string, string>>; signal?: AbortSignal },
+  given: { env: Readonly<Record<string, string>>; signal?: AbortSignal; kill?: AbortSignal },
 ): Promise<ForegroundResult> {
   const { execa } = await loadExeca();
-  const result = await execa(program, args, {
+  const child = execa(program, args, {
     env: { ...given.env },
     stdio: 'inherit',
     reject: false,
     forceKillAfterDelay: 10_000,
     ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
   });
+  given.kill?.addEventListener('abort', () => child.kill('SIGKILL'), { once: true });
+  const result = await child;
   if (result.exitCode === undefined && result.signal === undefined) check(program, args, result);
   return { exitCode: result.exitCode, signal: result.signal as NodeJS.Signals | undefined };
 }

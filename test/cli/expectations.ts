@@ -57,3 +57,12 @@ export function traces(chunkmount: TestChunkmount, images: string = chunkmount.d
     ),
   ];
 }
+
+/** Waits until `condition` holds, at most half a minute: the machine may be busy. */
+export async function eventually(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error('waited half a minute in vain');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
