@@ -2,8 +2,10 @@ import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as v from 'valibot';
-import { systemCode } from '../errors.js';
+import { failed, systemCode } from '../errors.js';
 import { fsyncDirectory, makeDirectory, readIfExists, writeFully } from '../host/durable.js';
+import { signalProcess, waitForEnd } from '../host/process-identity.js';
+import { findProcesses } from '../host/process-list.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
 
@@ -12,6 +14,7 @@ export const DUMP = 'dump';
 
 const PARTIAL = '.partial';
 const MODE = 0o600;
+const END_TIMEOUT_MS = 10_000;
 
 const Data = v.object({
   directory: v.string(),
@@ -116,9 +119,24 @@ function publish({ directory, files, obsolete }: v.InferOutput<typeof Data>): vo
   for (const file of obsolete) fs.rmSync(path.join(directory, file), { force: true });
 }
 
-function discard({ directory, made, files, scratch }: v.InferOutput<typeof Data>): void {
-  for (const file of [...files, ...scratch])
-    fs.rmSync(path.join(directory, partialOf(file)), { force: true });
+/** A conversion that outlived us still writes into a file of ours, and keeps its source from being written. */
+async function endWriters(files: readonly string[]): Promise<void> {
+  for (const writer of findProcesses(
+    (argv) => argv.includes('convert') && files.includes(argv.at(-1) ?? ''),
+  )) {
+    signalProcess(writer, 'SIGKILL');
+    if (!(await waitForEnd(writer, END_TIMEOUT_MS))) {
+      throw failed(`process ${writer.pid}, which writes a dump that was cut off, cannot be ended`, {
+        hint: 'it waits for a disk that does not answer: look at dmesg, then clean up again',
+      });
+    }
+  }
+}
+
+async function discard({ directory, made, files, scratch }: v.InferOutput<typeof Data>): Promise<void> {
+  const partial = [...files, ...scratch].map((file) => path.join(directory, partialOf(file)));
+  await endWriters(partial);
+  for (const file of partial) fs.rmSync(file, { force: true });
   if (!made) return;
   try {
     fs.rmdirSync(directory);
@@ -131,7 +149,7 @@ function discard({ directory, made, files, scratch }: v.InferOutput<typeof Data>
 const undoDump: UndoHandler = async (entry, { reporter }) => {
   const data = v.parse(Data, entry.data);
   if (!data.complete) {
-    discard(data);
+    await discard(data);
     return;
   }
   publish(data);

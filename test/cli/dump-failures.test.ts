@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { findProcesses } from '../../src/host/process-list.js';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { checkSums, filesIn, imagesOf, programFirst } from '../support/dumps.js';
 import { noise } from '../support/images.js';
@@ -50,7 +51,11 @@ describe('a dump that does not come to its end', () => {
 
   /** Starts a dump whose compressor never ends. In an object, because `await` would wait for the process itself. */
   async function stuck() {
-    const PATH = programFirst(chunkmount.path('stuck'), 'gzip', 'echo begin; exec sleep 600');
+    const PATH = programFirst(
+      chunkmount.path('stuck'),
+      'gzip',
+      'echo begin; while kill -0 $PPID; do sleep 0.2; done',
+    );
     const child = chunkmount.start(args('--compress=gzip'), { PATH });
     await eventually(async () => (fs.statSync(partial, { throwIfNoEntry: false })?.size ?? 0) > 0);
     return { child };
@@ -83,6 +88,19 @@ describe('a dump that does not come to its end', () => {
     const { sessions } = JSON.parse(await chunkmount.succeed('list', '--json'));
     expect(sessions).toMatchObject([{ name: 'mail01', state: 'incomplete' }]);
     await chunkmount.succeed('cleanup', '--vm=mail01');
+  });
+
+  it('because it was killed while QEMU converted: that ends with the cleanup', async () => {
+    const script = '[ "$1" = convert ] || exec /usr/bin/qemu-img "$@"; for i in $(seq 100); do sleep 1; done';
+    const PATH = programFirst(chunkmount.path('converting'), 'qemu-img', script);
+    const child = chunkmount.start(args('--format=qcow2'), { PATH });
+    const file = path.join(dump, 'mail01_vda.qcow2.partial');
+    const converting = () => findProcesses((argv) => argv.at(-1) === file);
+    await eventually(async () => converting().length > 0);
+    child.kill('SIGKILL');
+    await child;
+    await chunkmount.succeed('cleanup', '--vm=mail01');
+    expect(converting()).toEqual([]);
   });
 
   it('because the compressor is missing, which is known before anything is frozen', async () => {
