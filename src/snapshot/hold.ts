@@ -9,6 +9,7 @@ import { findProcesses } from '../host/process-list.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
+import { wasWritten, writeMark } from './image-identity.js';
 
 export const HOLD_KIND = 'hold';
 
@@ -23,7 +24,12 @@ export interface HoldRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
-const record = v.object({ pidFile: v.string(), images: v.array(v.string()) });
+const record = v.object({
+  pidFile: v.string(),
+  images: v.array(v.string()),
+  /** What `writeMark` said of each image once it was held. */
+  marks: v.optional(v.array(v.nullable(v.string()))),
+});
 
 function isDevice(image: string): boolean {
   try {
@@ -108,7 +114,15 @@ export async function holdImages(request: HoldRequest): Promise<void> {
   }
   const [holder] = holders(pidFile);
   if (holder === undefined) throw failed(`the process that was to hold ${images.join(', ')} ended at once`);
-  journal.done(entry, { holder });
+  journal.done(entry, { holder, marks: images.map((image) => writeMark(image) ?? null) });
+}
+
+/** The images of a hold entry that somebody wrote all the same, as far as that can be told. */
+export function writtenMeanwhile(data: unknown): string[] {
+  const { images, marks = [] } = v.parse(record, data);
+  const isWritten = (image: string, index: number) =>
+    fs.existsSync(image) && wasWritten(marks[index] ?? undefined, writeMark(image)) === true;
+  return images.filter(isWritten);
 }
 
 /** Whether the images of a hold entry are still held. */

@@ -67,6 +67,13 @@ export async function whilePaused(subject: PauseSubject, work: () => Promise<voi
   return entry === undefined ? 0 : performance.now() - started;
 }
 
+/** Whether the VM of a pause entry has stood still all the time; also if its QEMU process has ended. */
+export async function isStillPaused(entry: JournalEntry): Promise<boolean> {
+  const { connect, domain, qemu } = v.parse(record, entry.data);
+  if (!isAlive(qemu)) return true;
+  return (await new Virsh({ connect }).state(domain.uuid)).state !== 'running';
+}
+
 /** Lets the VM go on, if it is still the process that was paused and nothing else stopped it. */
 const undoPause: UndoHandler = async (entry, context) => {
   const { connect, domain, qemu } = v.parse(record, entry.data);
