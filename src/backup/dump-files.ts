@@ -14,6 +14,8 @@ export const DUMP = 'dump';
 
 const PARTIAL = '.partial';
 const MODE = 0o600;
+/** Bytes at once. */
+const COPY_LENGTH = 1024 * 1024;
 const END_TIMEOUT_MS = 10_000;
 
 const Data = v.object({
@@ -94,6 +96,25 @@ export class DumpFiles {
       fs.closeSync(fd);
     }
     return createHash('sha256').update(content).digest('hex');
+  }
+
+  /** Copies a whole file that may be large. Returns its size in bytes, and the hex digits of its SHA-256. */
+  async copy(name: string, source: string): Promise<{ size: number; sha256: string }> {
+    const hash = createHash('sha256');
+    const fd = createFile(this.partial(name), this.#request.owner);
+    let size = 0;
+    try {
+      for await (const piece of fs.createReadStream(source, { highWaterMark: COPY_LENGTH })) {
+        const bytes = piece as Buffer;
+        hash.update(bytes);
+        writeFully(fd, bytes);
+        size += bytes.byteLength;
+      }
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+    return { size, sha256: hash.digest('hex') };
   }
 
   /** All files have been written and synced: gives them their names and removes `obsolete`. */

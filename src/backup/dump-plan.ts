@@ -19,6 +19,8 @@ export interface DumpPlan {
   readonly disks: readonly { readonly target: string; readonly file: string; readonly scratch: string }[];
   readonly xml: string | undefined;
   readonly nvram: string | undefined;
+  /** The guest's memory. */
+  readonly state: string | undefined;
   readonly sums: string;
 }
 
@@ -36,6 +38,7 @@ export function planDump({ name, source, format, compressor, dated }: PlanReques
     }),
     xml: source.xml === undefined ? undefined : `${name}${date}.xml`,
     nvram: source.nvram === undefined ? undefined : `${name}${date}.nvram.fd`,
+    state: source.memory === undefined ? undefined : `${name}${date}.state`,
     sums: `${name}${date}.sha256`,
   };
 }
@@ -44,7 +47,7 @@ export function planDump({ name, source, format, compressor, dated }: PlanReques
 export interface Succession {
   /** Lines of files that stay: of disks that are not in the new dump. */
   readonly kept: readonly string[];
-  /** Images of the same disks under other names. */
+  /** Images of the same disks under other names, and what else there was: memory of another moment would do harm. */
   readonly obsolete: readonly string[];
 }
 
@@ -59,7 +62,8 @@ export function succeed(
   const obsolete: string[] = [];
   for (const [file, sum] of readSums(path.join(directory, plan.sums))) {
     if (files.includes(file) || !fs.existsSync(path.join(directory, file))) continue;
-    const replaced = plan.disks.some(({ target }) => file.startsWith(`${name}_${target}.`));
+    const ofImage = file.startsWith(`${name}_`);
+    const replaced = !ofImage || plan.disks.some(({ target }) => file.startsWith(`${name}_${target}.`));
     if (replaced) obsolete.push(file);
     else kept.push(`${sum}  ${file}`);
   }

@@ -2,6 +2,10 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
 import { mountAt } from '../host/mountinfo.js';
+import type { Reporter } from '../report/reporter.js';
+import type { Journal } from '../session/journal.js';
+import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
+import { watchSnapshots } from '../snapshot/watch-snapshots.js';
 import type { Compressor } from './dump-compressor.js';
 import { DumpFiles } from './dump-files.js';
 import { type DumpFormat, dumpImage } from './dump-image.js';
@@ -77,10 +81,34 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
     journal,
   });
   const written = await space.guard(signal, (guarded) =>
-    writeImages({ ...request, signal: guarded }, { files, plan, disks, sessionDirectory }),
+    watched(journal, reporter, () =>
+      writeImages({ ...request, signal: guarded }, { files, plan, disks, sessionDirectory }),
+    ),
   );
   written.push(...writeDescription(files, plan, frozen));
+  if (plan.state !== undefined && frozen.memory !== undefined) {
+    const file = path.join(files.directory, plan.state);
+    written.push({ path: file, ...(await files.copy(plan.state, frozen.memory)) });
+  }
   return finish(request, { files, plan, frozen, written });
+}
+
+/** Warns while a snapshot fills up, and throws when one was lost before `read` came to its end. */
+async function watched<T>(journal: Journal, reporter: Reporter, read: () => Promise<T>): Promise<T> {
+  const end = new AbortController();
+  const onLost = (message: string) => reporter.warn(message);
+  const entries = journal.pending();
+  const watching = watchSnapshots({ entries, reporter, autoExtend: false, onLost, signal: end.signal });
+  let result: T;
+  try {
+    result = await read();
+  } finally {
+    end.abort();
+    await watching;
+  }
+  const [lost] = await inspectSnapshots(journal);
+  if (lost !== undefined) throw lost;
+  return result;
 }
 
 interface Images {
@@ -144,8 +172,8 @@ function checkRoom(request: DumpRequest, disks: readonly LocatedDisk[], space: D
   if (doubt !== undefined) reporter.warn(doubt);
 }
 
-function namesOf({ disks, xml, nvram, sums }: DumpPlan): string[] {
-  const others = [xml, nvram, sums].filter((name) => name !== undefined);
+function namesOf({ disks, xml, nvram, state, sums }: DumpPlan): string[] {
+  const others = [xml, nvram, state, sums].filter((name) => name !== undefined);
   return [...disks.map(({ file }) => file), ...others];
 }
 

@@ -1,12 +1,12 @@
+import * as path from 'node:path';
 import { failed, usage } from '../errors.js';
 import type { ImageReference } from '../image/image-reference.js';
 import { domainXml, loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
+import { freezeDomain } from '../snapshot/freeze-domain.js';
 import { holdImages } from '../snapshot/hold.js';
-import type { Snapshot } from '../snapshot/provider.js';
-import { chooseProviders, selectDisks } from '../snapshot/select.js';
 import type { BackupSettings } from './settings.js';
 import type { FrozenSource, Source } from './source.js';
 
@@ -29,10 +29,10 @@ interface TargetImage {
 /** Brings all disks of a source to a standstill at one point in time. What it did to the host is in the journal, also when it throws. */
 export function freezeSource(request: FreezeRequest): Promise<FrozenSource> {
   const { source } = request;
-  return source.kind === 'vm' ? freezeDomain(request, source) : freezeImages(request, source);
+  return source.kind === 'vm' ? freezeVm(request, source) : freezeImages(request, source);
 }
 
-async function freezeDomain(
+async function freezeVm(
   request: FreezeRequest,
   { name, amongOthers = false }: Extract<Source, { kind: 'vm' }>,
 ): Promise<FrozenSource> {
@@ -41,40 +41,30 @@ async function freezeDomain(
   const domain = await loadDomain(virsh, name);
   const targets = new Set(domain.disks.map(({ target }) => target));
   const exclude = settings.exclude.filter((target) => !amongOthers || targets.has(target));
-  const disks = selectDisks(domain, { exclude, reporter });
-  const groups = await chooseProviders({
+  const xml = await domainXml(virsh, name);
+  const memory = settings.memory ? path.join(path.dirname(journal.file), 'memory') : undefined;
+  const { quiesce, overlayDirectory, snapshotSize, snapshot, pause, shutdown } = settings;
+  const { time, consistency, disks } = await freezeDomain({
     virsh,
     domain,
-    disks,
-    snapshot: settings.snapshot,
+    exclude,
+    snapshot,
+    pause,
+    shutdown,
+    sessionId,
+    options: { quiesce, overlayDirectory, snapshotSize, memoryFile: memory },
+    journal,
     reporter,
     signal,
   });
-  const xml = await domainXml(virsh, name);
-  const options = { quiesce: settings.quiesce, overlayDirectory: settings.overlayDirectory };
-  const snapshots: { kind: string; snapshot: Snapshot }[] = [];
-  for (const { provider, disks: group } of groups) {
-    const frozen = { virsh, domain, disks: group, sessionId, options, journal, reporter, signal };
-    snapshots.push({ kind: provider.kind, snapshot: await provider.freeze(frozen) });
-  }
-  const order = new Map(disks.map((disk, position) => [disk.target, position]));
-  const buses = new Map(disks.map((disk) => [disk.target, disk.bus]));
   return {
     uuid: domain.uuid,
-    time: snapshots[0]!.snapshot.time,
-    consistency: snapshots[0]!.snapshot.consistency,
+    time,
+    consistency,
     xml,
     nvram: domain.nvram,
-    disks: snapshots
-      .flatMap(({ kind, snapshot }) =>
-        snapshot.disks.map(({ target, image }) => ({
-          target,
-          image,
-          bus: buses.get(target) ?? null,
-          snapshot: kind,
-        })),
-      )
-      .sort((a, b) => order.get(a.target)! - order.get(b.target)!),
+    memory,
+    disks: disks.map(({ target, image, bus, kind }) => ({ target, image, bus, snapshot: kind })),
   };
 }
 
@@ -104,6 +94,7 @@ async function freezeImages(
     consistency: 'offline',
     xml: undefined,
     nvram: undefined,
+    memory: undefined,
     disks: chosen.map((disk) => ({ ...disk, bus: null, snapshot: 'none' })),
   };
 }

@@ -1,6 +1,7 @@
 import type { TransportKind } from '../fuse/transport.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import type { SnapshotKind } from '../snapshot/provider.js';
+import type { SnapshotSize } from '../snapshot/snapshot-size.js';
 
 /** The options that mount, run and dump share, checked and with their defaults. */
 export interface BackupSettings {
@@ -13,6 +14,14 @@ export interface BackupSettings {
   readonly snapshot: 'auto' | SnapshotKind;
   readonly quiesce: 'no' | 'try' | 'require';
   readonly overlayDirectory: string | undefined;
+  /** Of thick LVM snapshots; their default if undefined. */
+  readonly snapshotSize: SnapshotSize | undefined;
+  /** Without a snapshot, a running VM is paused until cleanup. */
+  readonly pause: boolean;
+  /** Shut the VM down for the snapshot, and start it again. */
+  readonly shutdown: { readonly timeoutMs: number } | undefined;
+  /** Save the guest's memory, too. */
+  readonly memory: boolean;
   /** Bytes. */
   readonly chunkSize: number;
   readonly transport: 'auto' | TransportKind;

@@ -30,4 +30,6 @@ export interface FrozenSource {
   readonly xml: string | undefined;
   /** NVRAM file of a UEFI guest on this host. */
   readonly nvram: string | undefined;
+  /** The guest's memory at that moment, in a file of the session. */
+  readonly memory: string | undefined;
 }

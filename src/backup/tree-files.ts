@@ -1,7 +1,13 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { geometry } from '../chunks/geometry.js';
-import { formatManifest, MANIFEST_FORMAT, MANIFEST_VERSION, type Manifest } from '../chunks/manifest.js';
+import {
+  formatManifest,
+  MANIFEST_FORMAT,
+  MANIFEST_VERSION,
+  type Manifest,
+  type ManifestExtra,
+} from '../chunks/manifest.js';
 import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
 import { makeDirectory, replaceFile } from '../host/durable.js';
 import type { DaemonFile } from './daemon-config.js';
@@ -9,7 +15,7 @@ import type { FrozenSource } from './source.js';
 import { toolVersion } from './version.js';
 
 /** Inode numbers of the files at the top; 1 is the root. */
-const INODES = { manifest: 2, xml: 3, nvram: 4 } as const;
+const INODES = { manifest: 2, xml: 3, nvram: 4, state: 5 } as const;
 
 const NVRAM_NAME = 'nvram.fd';
 
@@ -44,6 +50,9 @@ export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
   if (source.xml !== undefined) add(`${name}.xml`, INODES.xml, source.xml);
   const nvram = source.nvram === undefined ? undefined : fs.readFileSync(source.nvram);
   if (nvram !== undefined) add(NVRAM_NAME, INODES.nvram, nvram);
+  if (source.memory !== undefined) {
+    files.push({ name: stateName(name), inode: INODES.state, path: source.memory, mtime, mtimeNs: 0 });
+  }
   add(MANIFEST_NAME, INODES.manifest, formatManifest(makeManifest(request, nvram?.length)));
   const diskNames = source.disks.flatMap(({ target }) => [target, target + SUMS_SUFFIX]);
   return { files, names: [...files.map((file) => file.name), ...diskNames] };
@@ -68,6 +77,20 @@ function makeManifest(request: TreeFilesRequest, nvramSize: number | undefined):
       sourceFormat: disk.image.format,
       bus: disk.bus,
     })),
-    extras: nvramSize === undefined ? [] : [{ file: NVRAM_NAME, kind: 'nvram', size: nvramSize }],
+    extras: makeExtras(request, nvramSize),
   };
+}
+
+function makeExtras({ name, source }: TreeFilesRequest, nvramSize: number | undefined): ManifestExtra[] {
+  const extras: ManifestExtra[] = [];
+  if (nvramSize !== undefined) extras.push({ file: NVRAM_NAME, kind: 'nvram', size: nvramSize });
+  if (source.memory !== undefined) {
+    extras.push({ file: stateName(name), kind: 'state', size: fs.statSync(source.memory).size });
+  }
+  return extras;
+}
+
+/** The guest's memory, as virsh restore takes it. */
+function stateName(name: string): string {
+  return `${name}.state`;
 }

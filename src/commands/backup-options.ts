@@ -5,6 +5,7 @@ import type { BackupSettings } from '../backup/settings.js';
 import { DEFAULT_CHUNK_SIZE } from '../chunks/geometry.js';
 import { usage } from '../errors.js';
 import { StateDirectory } from '../session/state-directory.js';
+import { parseSnapshotSize } from '../snapshot/snapshot-size.js';
 import { parseOwner } from './owner.js';
 import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
 
@@ -16,9 +17,14 @@ export interface DirectoryOptions {
 
 export interface BackupOptions extends DirectoryOptions {
   exclude?: string;
-  snapshot: string;
+  /** `--no-snapshot` makes it false. */
+  snapshot: string | false;
   quiesce?: string | boolean;
   overlayDir?: string;
+  snapsize?: string;
+  state?: boolean;
+  shutdown?: boolean;
+  shutdownTimeout?: string;
   chunkSize?: string;
   transport: string;
   directIo?: boolean;
@@ -58,6 +64,11 @@ export function addBackupOptions(command: Command): Command {
   return command
     .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
     .option('--snapshot <kind>', 'how to freeze the disks: auto, overlay, lvm, none', 'auto')
+    .option('--no-snapshot', 'pause the VM until cleanup, and take no snapshot')
+    .option('--snapsize <size>', 'room of an LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
+    .option('--state', "save the guest's memory, too: what is restored goes on from that moment")
+    .option('--shutdown', 'shut the VM down for the snapshot, and start it again at once')
+    .option('--shutdown-timeout <seconds>', 'how long it may take; then nothing is done', '300')
     .option('--quiesce [how]', "freeze the guest's file systems for the moment: try (default) or require")
     .option('--overlay-dir <dir>', 'where overlays go (beside each image)')
     .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
@@ -94,6 +105,15 @@ function quiesce(value: string | boolean | undefined): BackupSettings['quiesce']
   return value === true ? 'try' : parseChoice(value, '--quiesce', ['try', 'require']);
 }
 
+function snapshotKind(value: string | false): BackupSettings['snapshot'] {
+  return value === false ? 'none' : parseChoice(value, '--snapshot', ['auto', 'overlay', 'lvm', 'none']);
+}
+
+function shutdownSettings({ shutdown, shutdownTimeout }: BackupOptions): BackupSettings['shutdown'] {
+  const seconds = shutdownTimeout === undefined ? 300 : parseCount(shutdownTimeout, '--shutdown-timeout', 1);
+  return shutdown === true ? { timeoutMs: seconds * 1000 } : undefined;
+}
+
 /** Checks the options and fills in defaults. Throws usage errors. */
 export function backupSettings(options: BackupOptions): BackupSettings {
   const owner = parseOwner(options.owner);
@@ -105,7 +125,11 @@ export function backupSettings(options: BackupOptions): BackupSettings {
     backupDirectory: backupDirectory(options),
     connect: options.connect,
     exclude: options.exclude === undefined ? [] : parseList(options.exclude, '--exclude'),
-    snapshot: parseChoice(options.snapshot, '--snapshot', ['auto', 'overlay', 'lvm', 'none']),
+    snapshot: snapshotKind(options.snapshot),
+    pause: options.snapshot === false,
+    shutdown: shutdownSettings(options),
+    memory: options.state === true,
+    snapshotSize: options.snapsize === undefined ? undefined : parseSnapshotSize(options.snapsize),
     quiesce: quiesce(options.quiesce),
     overlayDirectory: options.overlayDir === undefined ? undefined : path.resolve(options.overlayDir),
     chunkSize: options.chunkSize === undefined ? DEFAULT_CHUNK_SIZE : parseChunkSize(options.chunkSize),

@@ -15,6 +15,7 @@ const source: FrozenSource = {
   time: new Date('2026-11-20T23:11:22.345Z'),
   consistency: 'crash',
   xml: '<domain/>',
+  memory: undefined,
   nvram: '/nvram',
   disks: ['vda', 'vdb'].map((target) => ({
     target,
@@ -150,6 +151,14 @@ describe('what a dump replaces', () => {
     expect(succeed(directory, 'mail01', plan, ['mail01_vda.raw.zst'])).toEqual({
       kept: [`${sum}  mail01_vdb.raw`],
       obsolete: ['mail01_vda.raw.gz'],
+    });
+  });
+
+  it('is memory and NVRAM of another moment', () => {
+    previously('mail01.xml', 'mail01.state', 'mail01.nvram.fd');
+    expect(succeed(directory, 'mail01', plan, ['mail01.xml'])).toEqual({
+      kept: [],
+      obsolete: ['mail01.state', 'mail01.nvram.fd'],
     });
   });
 
