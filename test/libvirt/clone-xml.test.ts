@@ -279,6 +279,7 @@ describe('XML that is not to be trusted', () => {
       return false;
     }
   });
+  const FLAGS = ['shareable', 'transient'];
   const targets = fc.constantFrom('vda', 'vdb', 'sda', 'hdc', 'fda');
   const disks = fc.uniqueArray(
     fc.record({
@@ -299,7 +300,7 @@ describe('XML that is not to be trusted', () => {
             .map(
               ({ target, device, type, source, extra }) =>
                 `<disk type='${type}'${device === undefined ? '' : ` device='${device}'`}><source file='SECRET${escapeXml(source)}'/>
-                 <target dev='${target}'/>${extra.map((one) => `<${one}><source file='SECRET'/></${one}>`).join('')}</disk>`,
+                 <target dev='${target}'/>${extra.map((one) => (FLAGS.includes(one) ? `<${one}/>` : `<${one}><source file='SECRET'/></${one}>`)).join('')}</disk>`,
             )
             .join(''),
         );
