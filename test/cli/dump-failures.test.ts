@@ -18,11 +18,16 @@ describe('a dump that does not come to its end', () => {
   const vda = chunkmount.path('vda.raw');
   const dump = path.join(chunkmount.backupDirectory, 'mail01.dump');
   const partial = path.join(dump, 'mail01_vda.raw.gz.partial');
+  /** A file system of 8 MiB, and one of 128 MiB. */
+  const small = chunkmount.path('small');
+  const larger = chunkmount.path('larger');
   let before: Record<string, string>;
   const args = (...more: string[]) => ['dump', '--vm=mail01', `--connect=${libvirt.uri}`, ...more];
 
   beforeAll(async () => {
     await requireAll(build, program('mkfs.ext4', 'e2fsprogs'), program('gzip'), program('zstd'));
+    await mountNew(small, 8 * MIB);
+    await mountNew(larger, 128 * MIB);
     libvirt = await TestLibvirt.start();
     fs.writeFileSync(vda, noise(SIZE, 1));
     await libvirt.define('mail01', [{ target: 'vda', path: vda, format: 'raw' }]);
@@ -45,9 +50,20 @@ describe('a dump that does not come to its end', () => {
   });
 
   afterAll(async () => {
-    await chunkmount.close();
     await libvirt?.close();
+    await execa('umount', [small, larger], { reject: false });
+    await chunkmount.close();
   });
+
+  /** libvirtd has mounts of its own, which are those that are there when it starts. */
+  async function mountNew(directory: string, size: number): Promise<void> {
+    const image = `${directory}.ext4`;
+    fs.writeFileSync(image, '');
+    fs.truncateSync(image, size);
+    await execa('mkfs.ext4', ['-q', '-m', '0', image]);
+    fs.mkdirSync(directory);
+    await execa('mount', ['-o', 'loop', image, directory]);
+  }
 
   /** Starts a dump whose compressor never ends. In an object, because `await` would wait for the process itself. */
   async function stuck() {
@@ -111,22 +127,10 @@ describe('a dump that does not come to its end', () => {
   });
 
   describe('because its file system is full', () => {
-    const image = chunkmount.path('small.ext4');
-    const mount = chunkmount.path('small');
-    const place = { CHUNKMOUNT_BACKUPDIR: mount };
-
-    beforeAll(async () => {
-      fs.writeFileSync(image, '');
-      fs.truncateSync(image, 8 * MIB);
-      await execa('mkfs.ext4', ['-q', '-m', '0', image]);
-      fs.mkdirSync(mount);
-      await execa('mount', ['-o', 'loop', image, mount]);
-    });
-
-    afterAll(() => execa('umount', [mount]));
+    const place = { CHUNKMOUNT_BACKUPDIR: small };
 
     afterEach(() => {
-      expect(fs.readdirSync(mount)).toEqual(['lost+found']);
+      expect(fs.readdirSync(small)).toEqual(['lost+found']);
     });
 
     it.each(['raw', 'qcow2'])('when that can be known before: %s', async (format) => {
@@ -136,12 +140,12 @@ describe('a dump that does not come to its end', () => {
     });
 
     it('because the disk of the VM grows there, too', async () => {
-      const disk = path.join(mount, 'disk.raw');
+      const disk = path.join(larger, 'disk.raw');
       fs.writeFileSync(disk, noise(MIB, 2));
       const domain = await libvirt.define('small', [{ target: 'vda', path: disk, format: 'raw' }]);
       try {
         const dumping = ['dump', '--vm=small', `--connect=${libvirt.uri}`, '--compress'];
-        const { exitCode, stderr } = await chunkmount.run(dumping, place);
+        const { exitCode, stderr } = await chunkmount.run(dumping, { CHUNKMOUNT_BACKUPDIR: larger });
         expect(exitCode).toBe(1);
         expect(stderr).toMatch(
           /there is no room for the dump of small .* 512 MiB more for what the VM writes/,
