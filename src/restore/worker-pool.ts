@@ -6,8 +6,11 @@ import type { Reporter } from '../report/reporter.js';
 import type { ChunkDamage } from './damage.js';
 import type { WorkQueue } from './work-queue.js';
 
-/** More threads than this only make a disk seek. */
+/** One can compute while the other waits for the disk; more than eight only make it seek. */
+const MIN_WORKERS = 2;
 const MAX_WORKERS = 8;
+/** Less work than this is done before another thread has started. */
+const BLOCKS_PER_WORKER = 4;
 const TICK_MS = 200;
 /** A tree with more damaged chunks than this is a ruin; the rest is counted, not listed. */
 export const MAX_LISTED = 100_000;
@@ -96,6 +99,11 @@ function progressReporter(request: PoolRequest): () => void {
   };
 }
 
+function workerCount(queue: WorkQueue): number {
+  const most = Math.min(Math.max(MIN_WORKERS, availableParallelism()), MAX_WORKERS);
+  return Math.min(Math.ceil(queue.blockCount / BLOCKS_PER_WORKER), most);
+}
+
 /**
  * Lets worker threads work off the queue. Returns when all have ended, also when they were stopped by `signal`, which the caller
  * asks. Throws when one failed for a reason that is not the tree's.
@@ -108,8 +116,7 @@ export async function runPool(request: PoolRequest): Promise<PoolResult> {
   signal.addEventListener('abort', stop);
   const endProgress = progressReporter(request);
   try {
-    const count = Math.min(Math.max(2, availableParallelism()), MAX_WORKERS, queue.blockCount);
-    await Promise.all(Array.from({ length: count }, () => runWorker(request, findings)));
+    await Promise.all(Array.from({ length: workerCount(queue) }, () => runWorker(request, findings)));
   } finally {
     signal.removeEventListener('abort', stop);
     endProgress();
