@@ -3,11 +3,13 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm.js';
 import { chooseProviders } from '../../src/snapshot/select.js';
+import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
-import { hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { eventually, hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { deviceMapper, program, requireAll } from '../support/requirements.js';
 import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
 import {
@@ -21,6 +23,8 @@ import {
 
 const MIB = 1024 * 1024;
 const BEFORE = { offset: 0, length: 4 * MIB, pattern: 0x11 };
+/** Where the test of a full snapshot does not write. */
+const UNTOUCHED = { offset: 48 * MIB, length: 4 * MIB, pattern: 0x11 };
 const POOL = 'pool';
 
 async function start(): Promise<TestLibvirt> {
@@ -76,28 +80,28 @@ describe('one VM on logical volumes', () => {
   let domain: TestDomain;
   let session: SnapshotSession;
   let count = 0;
-  let volumes: TestVolume[];
 
+  // One VM for all: in a VM without KVM it takes a minute to start.
   beforeAll(async () => {
     libvirt = await start();
-  });
-  afterAll(() => libvirt?.close());
-
-  beforeEach(async () => {
-    count++;
-    volumes = [
-      await makeVolume(`one-a${count}`, 64, { pattern: 0x11 }),
-      await makeVolume(`one-b${count}`, 64),
+    const volumes = [
+      await makeVolume('one-a', 64, { pattern: BEFORE.pattern }),
+      await makeVolume('one-b', 64),
     ];
-    domain = await define(libvirt, `one-${count}`, volumes);
+    domain = await define(libvirt, 'one', volumes);
+  });
+
+  afterAll(async () => {
+    await libvirt?.close();
+    await removeVolumes('one-a', 'one-b');
+  });
+
+  beforeEach(() => {
+    count++;
     session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `one-${count}`), `v${count}`);
   });
 
-  afterEach(async () => {
-    await session.undo();
-    await libvirt.remove(domain);
-    await removeVolumes(...volumes.map(({ name }) => name));
-  });
+  afterEach(() => session.undo());
 
   it('auto takes LVM, and says why', async () => {
     const { virsh } = libvirt;
@@ -116,7 +120,7 @@ describe('one VM on logical volumes', () => {
 
   it('the VM stands still while both snapshots are made, and goes on', async () => {
     await session.freeze(lvmProvider, domain.name);
-    expect(session.reporter.messages.join()).toMatch(/one-\d+ was paused for \d+ ms/);
+    expect(session.reporter.messages.join()).toMatch(/one was paused for \d+ ms/);
     expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
   });
 
@@ -131,6 +135,7 @@ describe('one VM on logical volumes', () => {
     expect((await libvirt.virsh.state(domain.uuid)).state).toBe('paused');
     expect(await session.undo()).toEqual([]);
     expect((await libvirt.virsh.state(domain.uuid)).state).toBe('paused');
+    await libvirt.virsh.resume(domain.uuid);
   });
 
   it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
@@ -169,11 +174,45 @@ describe('one VM on logical volumes', () => {
     await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
     const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
     expect(volume?.invalid).toBe(true);
-    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', { ...BEFORE, offset: 48 * MIB })).toBe(
-      false,
-    );
+    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', UNTOUCHED)).toBe(false);
+    const damage = await inspectSnapshots(session.journal);
+    expect(damage.map(({ message }) => message)).toEqual([
+      expect.stringMatching(/cm-v\d+-vda of disk vda ran full/),
+    ]);
     expect(await session.undo()).toEqual([]);
     await libvirt.guestVerify(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
+  });
+
+  it.each([false, true])('one that is nearly full is told, or enlarged (%s)', async (autoExtend) => {
+    await session.freeze(lvmProvider, domain.name, {
+      targets: ['vda'],
+      snapshotSize: { kind: 'bytes', bytes: 16 * MIB },
+    });
+    expect(await inspectSnapshots(session.journal)).toEqual([]);
+    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 14 * MIB, pattern: 0x22 });
+    const ending = new AbortController();
+    const lost: string[] = [];
+    const watching = watchSnapshots({
+      entries: session.journal.pending(),
+      reporter: session.reporter,
+      autoExtend,
+      onLost: (message) => lost.push(message),
+      intervalMs: 100,
+      signal: ending.signal,
+    });
+    const said = autoExtend ? 'notice: the LVM snapshot' : 'warn: the LVM snapshot';
+    await eventually(async () => session.reporter.messages.some((message) => message.startsWith(said)));
+    if (!autoExtend) {
+      await libvirt.guestWrite(domain, 'vda', { offset: 16 * MIB, length: 16 * MIB, pattern: 0x22 });
+      await eventually(async () => lost.length > 0);
+    }
+    ending.abort();
+    await watching;
+    expect(lost).toEqual(
+      autoExtend ? [] : [expect.stringMatching(/^the LVM snapshot cmtest\/cm-v\d+-vda ran full$/)],
+    );
+    const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
+    expect(volume!.size).toBe((autoExtend ? 20 : 16) * MIB);
   });
 
   it('a snapshot that is being read is not removed; later it is', async () => {
@@ -203,8 +242,8 @@ describe('one VM on logical volumes', () => {
     const snapshot = await session.freeze(lvmProvider, domain.name);
     expect(snapshot.consistency).toBe('offline');
     await libvirt.virsh.call('start', ['--domain', domain.uuid]);
-    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: MIB, pattern: 0x22 });
-    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', BEFORE)).toBe(true);
+    await libvirt.guestWrite(domain, 'vda', { ...UNTOUCHED, pattern: 0x33 });
+    expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', UNTOUCHED)).toBe(true);
   });
 
   it('a block device that is no logical volume is refused, with the reason', async () => {

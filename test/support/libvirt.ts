@@ -54,6 +54,16 @@ cgroup_controllers = []
 remember_owner = 0
 `;
 
+const FIRMWARE = 'halt.rom';
+
+/** A BIOS that halts the processor with its first instruction: a real one keeps it busy looking for something to boot. */
+function haltingFirmware(): Buffer {
+  const rom = Buffer.alloc(65536, 0xf4);
+  // cli; hlt; jmp back, where an x86 begins: 16 bytes below the end.
+  Buffer.from([0xfa, 0xf4, 0xeb, 0xfd]).copy(rom, 65536 - 16);
+  return rom;
+}
+
 /** Makes the private directories appear in place of the system's, then becomes libvirtd. Arguments: directory, cache. */
 const ENTER = `set -e
 for pair in ${Object.entries(PRIVATE)
@@ -111,6 +121,7 @@ export class TestLibvirt {
     fs.mkdirSync(path.join(this.directory, 'sock'));
     fs.mkdirSync(path.join(this.directory, 'etc', 'qemu'));
     fs.writeFileSync(path.join(this.directory, 'etc', 'qemu.conf'), QEMU_CONF);
+    fs.writeFileSync(path.join(this.directory, FIRMWARE), haltingFirmware());
     const sockets = `unix_sock_dir = "${path.join(this.directory, 'sock')}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n`;
     fs.writeFileSync(path.join(this.directory, 'etc', 'libvirtd.conf'), sockets);
   }
@@ -149,7 +160,7 @@ export class TestLibvirt {
     disks: readonly TestDisk[],
     options: { start?: boolean; transient?: boolean; devices?: string; uuid?: string } = {},
   ): Promise<TestDomain> {
-    const xml = domainXml(name, disks, options);
+    const xml = domainXml(name, disks, { ...options, firmware: path.join(this.directory, FIRMWARE) });
     const file = path.join(this.directory, `${name}.xml`);
     fs.writeFileSync(file, xml);
     if (options.transient === true) await this.virsh.call('create', ['--file', file], START_TIMEOUT_MS);
@@ -253,10 +264,10 @@ function diskXml(disk: TestDisk): string {
 function domainXml(
   name: string,
   disks: readonly TestDisk[],
-  { devices = '', uuid }: { devices?: string; uuid?: string },
+  { devices = '', uuid, firmware }: { devices?: string; uuid?: string; firmware: string },
 ): string {
   return `<domain type='qemu'><name>${escapeXml(name)}</name>${uuid === undefined ? '' : `<uuid>${uuid}</uuid>`}<memory unit='MiB'>32</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type></os><on_crash>destroy</on_crash>
+<os><type arch='x86_64' machine='q35'>hvm</type><loader type='rom'>${escapeXml(firmware)}</loader></os><on_crash>destroy</on_crash>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 ${disks.map(diskXml).join('\n')}
 ${devices}</devices></domain>`;
