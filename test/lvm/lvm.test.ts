@@ -138,34 +138,6 @@ describe('one VM on logical volumes', () => {
     await libvirt.virsh.resume(domain.uuid);
   });
 
-  it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
-    const sizes: number[] = [];
-    for (const snapshotSize of [
-      { kind: 'bytes', bytes: 16 * MIB },
-      { kind: 'percent', percent: 50 },
-      undefined,
-    ] as const) {
-      await session.freeze(lvmProvider, domain.name, { targets: ['vda'], snapshotSize });
-      sizes.push((await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`))!.size / MIB);
-      expect(await session.undo()).toEqual([]);
-    }
-    expect(sizes.slice(0, 2)).toEqual([16, 32]);
-    expect(sizes[2]).toBeGreaterThanOrEqual(64);
-    expect(sizes[2]).toBeLessThanOrEqual(72);
-  });
-
-  it('too little space in the group is told before anything is made', async () => {
-    const filler = await makeVolume('filler', 3800);
-    try {
-      await expect(session.freeze(lvmProvider, domain.name)).rejects.toThrow(
-        /^the volume group cmtest has \d+ MiB left/,
-      );
-      expect(session.journal.pending()).toEqual([]);
-    } finally {
-      await removeVolumes(filler.name);
-    }
-  });
-
   it('a snapshot that ran full is known to be invalid, and reading it fails', async () => {
     const snapshot = await session.freeze(lvmProvider, domain.name, {
       targets: ['vda'],
@@ -181,38 +153,6 @@ describe('one VM on logical volumes', () => {
     ]);
     expect(await session.undo()).toEqual([]);
     await libvirt.guestVerify(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
-  });
-
-  it.each([false, true])('one that is nearly full is told, or enlarged (%s)', async (autoExtend) => {
-    await session.freeze(lvmProvider, domain.name, {
-      targets: ['vda'],
-      snapshotSize: { kind: 'bytes', bytes: 16 * MIB },
-    });
-    expect(await inspectSnapshots(session.journal)).toEqual([]);
-    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 14 * MIB, pattern: 0x22 });
-    const ending = new AbortController();
-    const lost: string[] = [];
-    const watching = watchSnapshots({
-      entries: session.journal.pending(),
-      reporter: session.reporter,
-      autoExtend,
-      onLost: (message) => lost.push(message),
-      intervalMs: 100,
-      signal: ending.signal,
-    });
-    const said = autoExtend ? 'notice: the LVM snapshot' : 'warn: the LVM snapshot';
-    await eventually(async () => session.reporter.messages.some((message) => message.startsWith(said)));
-    if (!autoExtend) {
-      await libvirt.guestWrite(domain, 'vda', { offset: 16 * MIB, length: 16 * MIB, pattern: 0x22 });
-      await eventually(async () => lost.length > 0);
-    }
-    ending.abort();
-    await watching;
-    expect(lost).toEqual(
-      autoExtend ? [] : [expect.stringMatching(/^the LVM snapshot cmtest\/cm-v\d+-vda ran full$/)],
-    );
-    const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
-    expect(volume!.size).toBe((autoExtend ? 20 : 16) * MIB);
   });
 
   it('a snapshot that is being read is not removed; later it is', async () => {
