@@ -7,9 +7,8 @@ import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm.js';
 import { chooseProviders } from '../../src/snapshot/select.js';
-import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
-import { eventually, hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { deviceMapper, program, requireAll } from '../support/requirements.js';
 import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
 import {
