@@ -37,6 +37,18 @@ describe.each([
     expect(hex(hasher, text('xxabcxx').subarray(2, 5))).toBe('44bc2cf5ad770999');
   });
 
+  it('hashes in pieces, and forgets what was not ended', () => {
+    const halves = new Uint32Array(2);
+    hasher.begin();
+    hasher.update(text('forgotten'));
+    for (let round = 0; round < 2; round++) {
+      hasher.begin();
+      for (const piece of ['a', '', 'bc']) hasher.update(text(piece));
+      hasher.end(halves, 0);
+      expect(formatHash(halves[0]!, halves[1]!)).toBe('44bc2cf5ad770999');
+    }
+  });
+
   it('hashes shared memory', () => {
     const shared = new Uint8Array(new SharedArrayBuffer(3));
     shared.set(text('abc'));

@@ -23,6 +23,7 @@ import { build, requireAll } from '../support/requirements.js';
 import { CHUNK, hasher, header, rowOf, SampleIndexes } from './sample-index.js';
 
 const TIMES = { snapshot: 1000, newest: 900, unsettled: 0 };
+const LARGE = 256 * 1024;
 const NO_ZEROS: ZeroMap = { isZero: () => false };
 
 const indexes = new SampleIndexes();
@@ -52,6 +53,12 @@ function noise(length: number): Buffer {
   return bytes;
 }
 
+function withByte(length: number, position: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  bytes[position] = 1;
+  return bytes;
+}
+
 interface Case {
   readonly reader: MemoryDisk;
   readonly rows: Rows;
@@ -63,10 +70,12 @@ interface Changes {
   zeroMap?: ZeroMap;
   hash?: ChunkHasher;
   stored?: StoredIndex;
+  chunkSize?: number;
 }
 
-function onDisk(bytes: Buffer, { bad, zeroMap = NO_ZEROS, hash = hasher, stored }: Changes = {}): Case {
-  const disk = geometry(bytes.length, CHUNK);
+function onDisk(bytes: Buffer, changes: Changes = {}): Case {
+  const { bad, zeroMap = NO_ZEROS, hash = hasher, stored, chunkSize = CHUNK } = changes;
+  const disk = geometry(bytes.length, chunkSize);
   const reader = new MemoryDisk(bytes, bad);
   const rows = createRows(disk.chunkCount);
   const resolver = new Resolver(disk, rows, reader, zeroMap, hash, TIMES, stored);
@@ -206,7 +215,12 @@ describe('zeros', () => {
     const colliding: ChunkHasher = {
       implementation: 'native',
       hash: (_, into, at) => into.set([1, 2], at),
+      begin: () => {},
+      update: () => {},
+      end: (into, at) => into.set([1, 2], at),
     };
+    const large = onDisk(withByte(3 * LARGE, 2 * LARGE - 1), { hash: colliding, chunkSize: LARGE }).resolver;
+    expect([0, 1, 2].map((chunk) => large.resolve(chunk))).toEqual([ZERO, DATA, ZERO]);
     const bytes = Buffer.alloc(3 * CHUNK);
     bytes[CHUNK] = 1;
     bytes[3 * CHUNK - 1] = 1;
@@ -215,17 +229,42 @@ describe('zeros', () => {
   });
 });
 
+describe('a chunk that is larger than what is read at once', () => {
+  it('has the hash of all its bytes, as the odd one at the end', () => {
+    const bytes = noise(2 * LARGE + LARGE / 2 + 5);
+    const { reader, rows, resolver } = onDisk(bytes, { chunkSize: LARGE });
+    resolver.resolveRange(0, 3);
+    for (const chunk of [0, 1, 2]) {
+      const content = bytes.subarray(chunk * LARGE, (chunk + 1) * LARGE);
+      expect(rowOf(rows, chunk)).toEqual([...hashOf(content), 1000]);
+    }
+    expect(Math.max(...reader.reads.map(([, length]) => length))).toBe(LARGE / 2);
+  });
+
+  it('of zeros is known as such', () => {
+    const { rows, resolver } = onDisk(Buffer.alloc(LARGE), { chunkSize: LARGE });
+    expect(resolver.resolve(0)).toBe(ZERO);
+    expect(rowOf(rows, 0)).toEqual([...hashOf(Buffer.alloc(LARGE)), 1000]);
+  });
+
+  it('of which the end cannot be read is unreadable, and the next one is not', () => {
+    const bad = [LARGE / CHUNK - 1];
+    const { resolver } = onDisk(noise(2 * LARGE), { chunkSize: LARGE, bad });
+    expect([resolver.resolve(0), resolver.resolve(1)]).toEqual([UNREADABLE, DATA]);
+  });
+});
+
 describe('resolveRange', () => {
-  it('reads neighbours at once, up to 1 MiB, around those that are known', () => {
-    const { reader, resolver } = onDisk(noise(600 * CHUNK));
+  it('reads neighbours at once, up to 128 KiB, around those that are known', () => {
+    const { reader, resolver } = onDisk(noise(80 * CHUNK));
     resolver.resolve(5);
-    resolver.resolveRange(0, 600);
+    resolver.resolveRange(0, 80);
     expect(reader.reads.map(([position, length]) => [position / CHUNK, length / CHUNK])).toEqual([
       [5, 1],
       [0, 5],
-      [6, 256],
-      [262, 256],
-      [518, 82],
+      [6, 32],
+      [38, 32],
+      [70, 10],
     ]);
   });
 
@@ -249,7 +288,7 @@ describe('scanDisk', () => {
     const { rows, resolver, reader } = onDisk(noise(3000 * CHUNK));
     const stopAtSecond = reader.read.bind(reader);
     reader.read = (...args) => {
-      if (reader.reads.length === 5) Atomics.store(rows.control, STOP, 1);
+      if (reader.reads.length === 33) Atomics.store(rows.control, STOP, 1);
       stopAtSecond(...args);
     };
     scanDisk(resolver);
