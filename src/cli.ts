@@ -2,19 +2,9 @@
 import { constants } from 'node:os';
 import { Command, CommanderError } from 'commander';
 import { toolVersion } from './backup/version.js';
-import { cleanupCommand } from './commands/cleanup.js';
-import type { CommandContext } from './commands/context.js';
-import { diffCommand } from './commands/diff.js';
-import { doctorCommand } from './commands/doctor.js';
-import { dumpCommand } from './commands/dump.js';
-import { imageMountCommand, imageUnmountCommand } from './commands/image-mount.js';
-import { listCommand } from './commands/list.js';
-import { mountCommand } from './commands/mount.js';
-import { restoreCommand } from './commands/restore.js';
-import { runCommand } from './commands/run.js';
+import type { CommandContext, CommandModule } from './commands/context.js';
 import { translateSpellings } from './commands/spellings.js';
-import { unlockCommand } from './commands/unlock.js';
-import { verifyCommand } from './commands/verify.js';
+import { DEFAULT_VERB, loadVerbs } from './commands/verbs.js';
 import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode } from './errors.js';
 import { TerminalReporter } from './report/terminal-reporter.js';
 import { TextReporter } from './report/text-reporter.js';
@@ -74,38 +64,41 @@ function configure(command: Command, name: string): void {
     });
 }
 
-function createProgram(first: AbortController, second: AbortController): Command {
-  const program = new Command('chunkmount');
-  const context = (): CommandContext => {
-    const { debug = false, json = false } = program.opts<GlobalOptions>();
-    const { stdout, stderr } = process;
-    const reporter = stderr.isTTY
-      ? new TerminalReporter(stderr, { debug })
-      : new TextReporter(stderr, { debug });
-    return { reporter, stdout, json, signal: first.signal, insisted: second.signal };
-  };
-  program
+/** The program without its verbs: before they are known, mistakes can be told already. */
+function createProgram(): Command {
+  const program = new Command('chunkmount')
     .description(
       'Shows the frozen disks of libvirt/KVM virtual machines as directories of chunk files, for rsync, BackupPC, restic, borg and rclone.',
     )
     .version(toolVersion())
     .option('--debug', 'say what is done and why')
     .option('--json', 'the result as one JSON object on stdout');
-  program.addCommand(mountCommand(context), { isDefault: true });
-  program.addCommand(cleanupCommand(context));
-  program.addCommand(runCommand(context, (code) => (exitCode = code)));
-  program.addCommand(dumpCommand(context));
-  program.addCommand(listCommand(context));
-  program.addCommand(unlockCommand(context));
-  program.addCommand(restoreCommand(context));
-  program.addCommand(verifyCommand(context));
-  program.addCommand(diffCommand(context));
-  program.addCommand(imageMountCommand(context));
-  program.addCommand(imageUnmountCommand(context));
-  program.addCommand(doctorCommand(context));
   configure(program, 'chunkmount');
-  for (const command of program.commands) configure(command, `chunkmount ${command.name()}`);
   return program;
+}
+
+function addVerbs(
+  program: Command,
+  verbs: readonly CommandModule[],
+  first: AbortController,
+  second: AbortController,
+): void {
+  const context = (): CommandContext => {
+    const { debug = false, json = false } = program.opts<GlobalOptions>();
+    const { stdout, stderr } = process;
+    const reporter = stderr.isTTY
+      ? new TerminalReporter(stderr, { debug })
+      : new TextReporter(stderr, { debug });
+    const exitWith = (code: number) => {
+      exitCode = code;
+    };
+    return { reporter, stdout, json, signal: first.signal, insisted: second.signal, exitWith };
+  };
+  for (const create of verbs) {
+    const command = create(context);
+    configure(command, `chunkmount ${command.name()}`);
+    program.addCommand(command, { isDefault: command.name() === DEFAULT_VERB });
+  }
 }
 
 /** What to do about errors of the system that nobody foresaw where they happened. */
@@ -149,9 +142,11 @@ async function main(): Promise<number> {
   const second = new AbortController();
   catchSignals(first, second);
   surviveClosedOutput();
-  const program = createProgram(first, second);
+  const program = createProgram();
   try {
-    await program.parseAsync(translateSpellings(process.argv.slice(2)), { from: 'user' });
+    const args = translateSpellings(process.argv.slice(2));
+    addVerbs(program, await loadVerbs(args), first, second);
+    await program.parseAsync(args, { from: 'user' });
   } catch (error) {
     exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);
   }

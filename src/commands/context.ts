@@ -12,6 +12,8 @@ export interface CommandContext {
   readonly signal: AbortSignal;
   /** Aborted by the second: stop undoing too, and leave the rest to a later cleanup. */
   readonly insisted: AbortSignal;
+  /** Ends with this exit code although nothing failed: another program's. */
+  readonly exitWith: (code: number) => void;
 }
 
 /** Makes the commander command of one verb. `context` is to be asked when the action runs: it knows the options then. */

@@ -6,7 +6,7 @@ import type { BackupSettings } from '../backup/settings.js';
 import { failed, messageOf, usage } from '../errors.js';
 import { runForeground } from '../host/exec.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
-import type { CommandContext } from './context.js';
+import type { CommandContext, CommandModule } from './context.js';
 import { forEachName, throwFailures } from './each.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
 
@@ -102,12 +102,13 @@ async function endAll(
   }
 }
 
-export const runCommand = (context: () => CommandContext, exit: (code: number) => void): Command =>
+export const runCommand: CommandModule = (context) =>
   addBackupOptions(addSourceOptions(new Command('run')))
     .description('mount, run a command, and clean up whatever it does')
     .argument('<command...>', 'what to run, and its arguments: after --')
     .usage('[options] -- COMMAND [ARG…]')
     .addHelpText('after', HELP)
     .action(async (command: string[], options: RunCommandOptions) => {
-      exit(await runRun(command, options, context()));
+      const given = context();
+      given.exitWith(await runRun(command, options, given));
     });

@@ -28,6 +28,7 @@ export class RecordingContext implements CommandContext {
   readonly controller = new AbortController();
   readonly signal: AbortSignal = this.controller.signal;
   readonly insisted: AbortSignal = new AbortController().signal;
+  readonly exitWith = () => {};
   readonly stdout = new Writable({
     write: (data: Buffer, _encoding, callback) => {
       this.#output.push(Buffer.from(data));

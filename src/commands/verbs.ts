@@ -1,0 +1,34 @@
+import type { CommandModule } from './context.js';
+
+/**
+ * All verbs, in the order of the help, each in a module of its own. Loading them all takes longer than most of them work, so
+ * only the one that is wanted is loaded.
+ */
+const VERBS: Readonly<Record<string, () => Promise<CommandModule>>> = {
+  mount: async () => (await import('./mount.js')).mountCommand,
+  cleanup: async () => (await import('./cleanup.js')).cleanupCommand,
+  run: async () => (await import('./run.js')).runCommand,
+  dump: async () => (await import('./dump.js')).dumpCommand,
+  list: async () => (await import('./list.js')).listCommand,
+  unlock: async () => (await import('./unlock.js')).unlockCommand,
+  restore: async () => (await import('./restore.js')).restoreCommand,
+  verify: async () => (await import('./verify.js')).verifyCommand,
+  diff: async () => (await import('./diff.js')).diffCommand,
+  'image-mount': async () => (await import('./image-mount.js')).imageMountCommand,
+  'image-unmount': async () => (await import('./image-mount.js')).imageUnmountCommand,
+  boot: async () => (await import('./boot.js')).bootCommand,
+  doctor: async () => (await import('./doctor.js')).doctorCommand,
+};
+
+/** The verb that is meant when none is given. */
+export const DEFAULT_VERB = 'mount';
+
+/** Options of the default verb alone: a command line that begins with one has no verb. */
+const MOUNT_OPTION = /^--(vm|image|all-running)(=|$)/;
+
+/** The verbs that a command line can mean: one if that is plain from its first word, else all. */
+export async function loadVerbs([first = '']: readonly string[]): Promise<readonly CommandModule[]> {
+  const name = MOUNT_OPTION.test(first) ? DEFAULT_VERB : first;
+  const wanted = Object.hasOwn(VERBS, name) ? [VERBS[name]!] : Object.values(VERBS);
+  return Promise.all(wanted.map((load) => load()));
+}
