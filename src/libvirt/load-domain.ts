@@ -6,9 +6,9 @@ function key({ pool, volume }: Volume): string {
   return JSON.stringify([pool, volume]);
 }
 
-/** Reads a domain's XML, asking libvirt where the volumes in it lie. */
+/** Reads a domain's XML, asking libvirt where the volumes in it lie. One that cannot be found leaves its disk without a path. */
 async function describe(virsh: Virsh, xml: string): Promise<DomainDescription> {
-  const paths = new Map<string, string>();
+  const paths = new Map<string, string | undefined>();
   for (const volume of volumesIn(xml)) {
     if (!paths.has(key(volume))) paths.set(key(volume), await virsh.volumePath(volume.pool, volume.volume));
   }

@@ -303,9 +303,14 @@ export class Virsh {
     await this.call('resume', ['--domain', uuid], CHANGE_TIMEOUT_MS);
   }
 
-  /** Where a volume of a storage pool lies. */
-  async volumePath(pool: string, volume: string): Promise<string> {
-    return (await this.call('vol-path', ['--pool', pool, '--vol', volume])).trimEnd();
+  /** Where a volume of a storage pool lies; undefined if there is none, or its pool is not active. */
+  async volumePath(pool: string, volume: string): Promise<string | undefined> {
+    try {
+      return (await this.call('vol-path', ['--pool', pool, '--vol', volume])).trimEnd();
+    } catch (error) {
+      if (error instanceof CommandError && error.exitCode !== undefined) return undefined;
+      throw error;
+    }
   }
 
   /** Bounds how long libvirt waits for the guest's agent, in all its calls. */

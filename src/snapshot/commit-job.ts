@@ -47,6 +47,8 @@ class JobProgress {
   ) {}
 
   update(done: number, total: number): void {
+    // A job that has just begun does not know yet how much there is.
+    if (total <= 0) return;
     this.#task ??= this.reporter.progress(this.label, total);
     if (done > this.#done) this.#task.advance(done - this.#done);
     this.#done = Math.max(done, this.#done);

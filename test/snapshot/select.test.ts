@@ -47,6 +47,7 @@ describe('selectDisks', () => {
     [file('vdb', '<shareable/>'), /shared/],
     [file('vdb', "<encryption format='luks'/>"), /encrypted/],
     ["<disk type='file'><target dev='vdb'/></disk>", /no image/],
+    ["<disk type='volume'><source pool='p' volume='v'/><target dev='vdb'/></disk>", /is the pool active/],
   ])('refuses %s', (xml, reason) => {
     const selecting = () => select(file('vda') + xml);
     expect(selecting).toThrow(/^disk vdb of mail01 cannot be backed up: /);

@@ -45,10 +45,8 @@ const PRIVATE = {
 /** What libvirt found out about QEMU, which takes it seconds, and minutes in a VM without KVM: kept for all tests. */
 const CACHE = path.resolve(import.meta.dirname, '../../node_modules/.cache/libvirt');
 
-/** QEMU runs as root, as in a container without users for it, and logs to plain files: no virtlogd is needed. */
-const QEMU_CONF = `user = "root"
-group = "root"
-security_driver = "none"
+/** QEMU logs to plain files: no virtlogd is needed. */
+const QEMU_CONF = `security_driver = "none"
 stdio_handler = "file"
 cgroup_controllers = []
 remember_owner = 0
@@ -93,7 +91,8 @@ export class TestLibvirt {
     return new Virsh({ connect: this.uri });
   }
 
-  static async start(): Promise<TestLibvirt> {
+  /** `user`: the one whom QEMU runs as. */
+  static async start({ user = 'root' }: { user?: string } = {}): Promise<TestLibvirt> {
     await requireAll(
       root,
       program('libvirtd', 'libvirt-daemon-system'),
@@ -102,7 +101,9 @@ export class TestLibvirt {
       program('unshare', 'util-linux'),
     );
     const libvirt = new TestLibvirt(fs.mkdtempSync(path.join(os.tmpdir(), 'cm-libvirt-')));
-    libvirt.#prepare();
+    // QEMU must get at the images, whoever it runs as.
+    fs.chmodSync(libvirt.directory, 0o755);
+    libvirt.#prepare(user);
     try {
       await libvirt.startDaemon();
     } catch (error) {
@@ -112,7 +113,7 @@ export class TestLibvirt {
     return libvirt;
   }
 
-  #prepare(): void {
+  #prepare(user: string): void {
     for (const [name, target] of Object.entries(PRIVATE)) {
       fs.mkdirSync(path.join(this.directory, name));
       fs.mkdirSync(target, { recursive: true });
@@ -120,7 +121,10 @@ export class TestLibvirt {
     for (const cache of [CACHE, '/var/cache/libvirt']) fs.mkdirSync(cache, { recursive: true });
     fs.mkdirSync(path.join(this.directory, 'sock'));
     fs.mkdirSync(path.join(this.directory, 'etc', 'qemu'));
-    fs.writeFileSync(path.join(this.directory, 'etc', 'qemu.conf'), QEMU_CONF);
+    fs.writeFileSync(
+      path.join(this.directory, 'etc', 'qemu.conf'),
+      `user = "${user}"\ngroup = "root"\n${QEMU_CONF}`,
+    );
     fs.writeFileSync(path.join(this.directory, FIRMWARE), haltingFirmware());
     const sockets = `unix_sock_dir = "${path.join(this.directory, 'sock')}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n`;
     fs.writeFileSync(path.join(this.directory, 'etc', 'libvirtd.conf'), sockets);
