@@ -26,7 +26,7 @@ const HELP = `
 Freezes the disks as mount does, writes an image of each, and gives the VM its disks back, also when that fails or is
 interrupted. Prints the files, a line each. For the VM mail01 with the disk vda they are, in BACKUPDIR/mail01.dump/:
   mail01_vda.raw      or .qcow2, and .gz .bz2 .lzo .xz .lz .zst behind it with --compress; zeros are holes
-  mail01.xml          the domain, and mail01.nvram.fd if it has an NVRAM
+  mail01.xml          the domain; mail01.nvram.fd if it has an NVRAM, mail01.state (the memory) with --state
   mail01.sha256       for sha256sum -c in that directory
 While they are written their names end in .partial. The dump before is replaced when the new one is complete, and not
 earlier, so there must be room for both; with --date the time of the snapshot goes into all names

@@ -247,6 +247,33 @@ describe('dump', () => {
     expect(fs.existsSync(path.join(dump, 'mail01_vdb.raw.gz'))).toBe(true);
     const { stdout } = await chunkmount.run(['--dump', '--vm=mail01,devsrv', '--exclude=vdb', connect()]);
     expect(stdout).toContain('devsrv_hdb.raw\n');
+    // There is nothing to clean up, and dumps are not removed.
+    await chunkmount.succeed('--cleanup', '--vm=mail01');
+    expect(fs.existsSync(path.join(dump, 'mail01_vda.raw'))).toBe(true);
+  });
+
+  it('saves the memory with --state, and forgets it with the next dump without', async () => {
+    await chunkmount.succeed('--dump', '--vm=mail01', '--state', '--exclude=vdb', '--compress', connect());
+    expect(fs.readdirSync(dump).sort()).toContain('mail01.state');
+    await checkSums(dump, 'mail01.sha256');
+    await chunkmount.succeed('--dump', '--vm=mail01', '--snapsize=10G', '--exclude=vdb', connect());
+    expect(fs.readdirSync(dump).sort()).toEqual(['mail01.sha256', 'mail01.xml', 'mail01_vda.raw']);
+    await checkSums(dump, 'mail01.sha256');
+  });
+
+  it('pauses the VM instead with --no-snapshot', async () => {
+    const go = chunkmount.path('resume');
+    const script = `while [ ! -e ${go} ]; do sleep 0.1; done; exec /usr/bin/gzip "$@"`;
+    const PATH = programFirst(chunkmount.path('pausing'), 'gzip', script);
+    const args = ['--dump', '--max-backups=2', '--vm=mail01', '--no-snapshot', '--compress', connect()];
+    const running = chunkmount.start(args, { PATH });
+    await eventually(async () => fs.existsSync(path.join(dump, 'mail01_vda.raw.gz.partial')));
+    expect((await libvirt.virsh.state(mail01.uuid)).state).toBe('paused');
+    fs.writeFileSync(go, '');
+    expect((await running).exitCode).toBe(0);
+    expect((await libvirt.virsh.state(mail01.uuid)).state).toBe('running');
+    const content = await decompressed('gzip', path.join(dump, 'mail01_vda.raw.gz'));
+    expect(content.equals(await diskBytes(vda, 'qcow2'))).toBe(true);
   });
 
   it('says which options have nothing to do in a dump', async () => {
