@@ -158,7 +158,7 @@ function readHeader(fd: number, hasher: ChunkHasher): IndexHeader | string {
   if (chunkSize === 0 || Math.ceil(diskSize / chunkSize) !== chunkCount) return 'is damaged';
   if (fs.fstatSync(fd).size !== sections(chunkCount).end) return 'is cut off';
   const directories = readAt(fd, HEADER_LENGTH, Math.ceil(chunkCount / CHUNKS_PER_DIRECTORY) * 4);
-  const sum = sumOf(Buffer.concat([head.subarray(0, CHECKED_LENGTH), directories]), hasher);
+  const sum = sumOf([head.subarray(0, CHECKED_LENGTH), directories], hasher);
   if (!sum.equals(head.subarray(CHECKED_LENGTH))) return 'is damaged';
   return {
     chunkSize,
@@ -169,10 +169,12 @@ function readHeader(fd: number, hasher: ChunkHasher): IndexHeader | string {
   };
 }
 
-/** XXH64 as it stands in the file. */
-function sumOf(data: Uint8Array, hasher: ChunkHasher): Buffer {
+/** XXH64 of all of them, one after the other, as it stands in the file. */
+function sumOf(parts: readonly Uint8Array[], hasher: ChunkHasher): Buffer {
   const words = new Uint32Array(2);
-  hasher.hash(data, words, 0);
+  hasher.begin();
+  for (const part of parts) hasher.update(part);
+  hasher.end(words, 0);
   const sum = Buffer.alloc(8);
   sum.writeUInt32LE(words[0]!, 0);
   sum.writeUInt32LE(words[1]!, 4);
@@ -180,7 +182,7 @@ function sumOf(data: Uint8Array, hasher: ChunkHasher): Buffer {
 }
 
 export function blockSum(hashes: Uint8Array, mtimes: Uint8Array, hasher: ChunkHasher): Buffer {
-  return sumOf(Buffer.concat([hashes, mtimes]), hasher);
+  return sumOf([hashes, mtimes], hasher);
 }
 
 export function encodeHeader(header: IndexHeader, hasher: ChunkHasher): Buffer {
@@ -201,7 +203,7 @@ export function encodeHeader(header: IndexHeader, hasher: ChunkHasher): Buffer {
       ),
     ),
   );
-  sumOf(Buffer.concat([head.subarray(0, CHECKED_LENGTH), directories]), hasher).copy(head, CHECKED_LENGTH);
+  sumOf([head.subarray(0, CHECKED_LENGTH), directories], hasher).copy(head, CHECKED_LENGTH);
   return Buffer.concat([head, directories]);
 }
 

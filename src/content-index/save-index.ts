@@ -22,12 +22,18 @@ function writeAt(fd: number, data: Uint8Array, position: number): void {
  * hashes are copied before the mtimes, so that a row caught half-way has its old hash with a new mtime (and
  * counts as changed once more) and never a new hash with its old mtime (which would hide a change).
  */
-function copyBlock(rows: Rows, block: number): { hashes: Buffer; mtimes: Buffer } {
-  const first = block * ROWS_PER_BLOCK;
-  const count = Math.min(ROWS_PER_BLOCK, rows.count - first);
-  const hashes = Buffer.from(Uint8Array.from(new Uint8Array(rows.hashes.buffer, first * 8, count * 8)));
-  const mtimes = Buffer.from(Uint8Array.from(new Uint8Array(rows.mtimes.buffer, first * 4, count * 4)));
-  return { hashes, mtimes };
+class BlockCopy {
+  readonly #hashes = new Uint8Array(ROWS_PER_BLOCK * 8);
+  readonly #mtimes = new Uint8Array(ROWS_PER_BLOCK * 4);
+
+  /** Valid until the next one is taken: the blocks of a large disk would be gigabytes for the garbage collector. */
+  take(rows: Rows, block: number): { hashes: Uint8Array; mtimes: Uint8Array } {
+    const first = block * ROWS_PER_BLOCK;
+    const count = Math.min(ROWS_PER_BLOCK, rows.count - first);
+    this.#hashes.set(new Uint8Array(rows.hashes.buffer, first * 8, count * 8));
+    this.#mtimes.set(new Uint8Array(rows.mtimes.buffer, first * 4, count * 4));
+    return { hashes: this.#hashes.subarray(0, count * 8), mtimes: this.#mtimes.subarray(0, count * 4) };
+  }
 }
 
 /**
@@ -45,9 +51,10 @@ export function saveIndex(
   replaceFile(file, (fd) => {
     writeFully(fd, encodeHeader(header, hasher));
     const sums = Buffer.alloc(layout.hashes - layout.sums);
+    const copy = new BlockCopy();
     for (let block = 0; block < rows.blocks.length && block * ROWS_PER_BLOCK < rows.count; block++) {
       ensureBlock(rows, block, previous, hasher);
-      const { hashes, mtimes } = copyBlock(rows, block);
+      const { hashes, mtimes } = copy.take(rows, block);
       blockSum(hashes, mtimes, hasher).copy(sums, block * 8);
       writeAt(fd, hashes, layout.hashes + block * ROWS_PER_BLOCK * 8);
       writeAt(fd, mtimes, layout.mtimes + block * ROWS_PER_BLOCK * 4);
