@@ -2,8 +2,11 @@ import * as fs from 'node:fs';
 import { failed, messageOf } from '../errors.js';
 import type { TransportKind } from '../fuse/transport.js';
 import { readIfExists } from '../host/durable.js';
+import { findQemu } from '../libvirt/qemu-process.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { StateDirectory } from '../session/state-directory.js';
+import type { UndoContext } from '../session/undo.js';
+import { PAUSE_KIND, pauseUndo, whilePaused } from '../snapshot/pause.js';
 import { BOOT_DOMAIN } from './boot-domain.js';
 import { areImagesThere, BOOT_DIRECTORY, BOOT_MOUNT, bootMountUndo, mountBootImages } from './boot-mount.js';
 import { type PullRequest, pullDisk } from './boot-pull.js';
@@ -13,6 +16,9 @@ import { openSource } from './open-source.js';
 import { identifyDisk } from './partial-file.js';
 import type { RestoreContext } from './restore-request.js';
 import { Tree } from './tree.js';
+
+/** What finishing undoes of a boot. */
+const FINISH_UNDO = { ...bootMountUndo, ...pauseUndo };
 
 export interface FinishRequest {
   readonly name: string;
@@ -46,7 +52,9 @@ export async function finishBoot(
     const showImages = () => showAgain(record, boot, transport, signal);
     const damage = () => lastLine(readIfExists(boot.log));
     const request: PullRequest = { record, virsh, reporter, signal, showImages, damage };
+    await undoEntries(boot, [PAUSE_KIND], { reporter, signal });
     for (const disk of record.disks) await pullDisk(request, disk);
+    await flush(record, boot, virsh);
     await dropImages(name, boot, { reporter, signal });
     boot.remove();
     const disks = record.disks.map(({ target, overlay: file }) => ({ target, file }));
@@ -101,22 +109,40 @@ async function checkUnchanged(record: BootRecord): Promise<void> {
   }
 }
 
+/**
+ * What was copied while the VM ran may be in QEMU's memory still, and with the backup gone, a QEMU that is killed would take it
+ * along. It writes everything when it is paused.
+ */
+async function flush({ name, uuid }: BootRecord, { journal }: OpenBoot, virsh: Virsh): Promise<void> {
+  const qemu = findQemu(uuid);
+  if (qemu !== undefined) await whilePaused({ virsh, domain: { name, uuid }, qemu, journal }, async () => {});
+}
+
+async function undoEntries(
+  { journal }: OpenBoot,
+  kinds: readonly (keyof typeof FINISH_UNDO)[],
+  context: Omit<UndoContext, 'journal'>,
+): Promise<void> {
+  for (const entry of journal.pending()) {
+    const kind = kinds.find((one) => one === entry.kind);
+    if (kind === undefined) continue;
+    await FINISH_UNDO[kind]!(entry, { journal, ...context });
+    journal.undone(entry);
+  }
+}
+
 /** Undoes the mount and its directory, and nothing else. */
 async function dropImages(
   name: string,
-  { journal }: OpenBoot,
-  { reporter, signal }: RestoreContext,
+  boot: OpenBoot,
+  context: Omit<UndoContext, 'journal'>,
 ): Promise<void> {
-  for (const entry of journal.pending()) {
-    if (entry.kind !== BOOT_MOUNT && entry.kind !== BOOT_DIRECTORY) continue;
-    try {
-      await bootMountUndo[entry.kind](entry, { journal, reporter, signal });
-    } catch (error) {
-      throw failed(`${name} has all of its data, but its images are still mounted: ${messageOf(error)}`, {
-        hint: `end what uses them, then run it again: chunkmount boot --finish ${name}`,
-        cause: error,
-      });
-    }
-    journal.undone(entry);
+  try {
+    await undoEntries(boot, [BOOT_MOUNT, BOOT_DIRECTORY], context);
+  } catch (error) {
+    throw failed(`${name} has all of its data, but its images are still mounted: ${messageOf(error)}`, {
+      hint: `end what uses them, then run it again: chunkmount boot --finish ${name}`,
+      cause: error,
+    });
   }
 }

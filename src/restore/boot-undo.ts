@@ -1,12 +1,13 @@
 import { ChunkmountError, failed, messageOf } from '../errors.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, undoAll } from '../session/undo.js';
+import { pauseUndo } from '../snapshot/pause.js';
 import { BOOT_DOMAIN, bootDomainUndo } from './boot-domain.js';
 import { BOOT_FILE, bootFileUndo } from './boot-file.js';
 import { BOOT_MOUNT, bootMountUndo } from './boot-mount.js';
 import { bootUndo, withBoot } from './boot-state.js';
 
-const HANDLERS = { ...bootUndo, ...bootFileUndo, ...bootMountUndo, ...bootDomainUndo };
+const HANDLERS = { ...bootUndo, ...bootFileUndo, ...bootMountUndo, ...bootDomainUndo, ...pauseUndo };
 
 /** What runs needs its images, and what has files open needs what lies below them. */
 const BARRIERS: ReadonlySet<string> = new Set([BOOT_DOMAIN, BOOT_FILE, BOOT_MOUNT]);
