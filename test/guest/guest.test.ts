@@ -14,6 +14,7 @@ describe('a Linux guest that writes', () => {
   /** While its file systems are frozen, and just so. */
   const quiesced = chunkmount.path('quiesced');
   const crashed = chunkmount.path('crashed');
+  const storage = chunkmount.path('storage');
   let libvirt: TestLibvirt;
   let guest: TestGuest;
   let syncedBefore: { quiesced: number; crashed: number };
@@ -27,14 +28,19 @@ describe('a Linux guest that writes', () => {
       program('e2fsck', 'e2fsprogs'),
       program('xxhsum', 'xxhash'),
     );
+    // What is mounted in there is seen by libvirtd and QEMU, too.
+    fs.mkdirSync(storage);
+    await execa('mount', ['--bind', storage, storage]);
+    await execa('mount', ['--make-shared', storage]);
     libvirt = await TestLibvirt.start();
     guest = await TestGuest.start(libvirt, 'writer', chunkmount.directory);
     await guest.writesMore(1);
   });
 
   afterAll(async () => {
-    await chunkmount.close();
     await libvirt?.close();
+    await execa('umount', [storage], { reject: false });
+    await chunkmount.close();
   });
 
   async function backUp(copy: string, ...options: string[]): Promise<number> {
@@ -117,9 +123,7 @@ describe('a Linux guest that writes', () => {
     await libvirt.remove(guest.domain);
     fs.rmSync(guest.disk);
     fs.rmSync(guest.console);
-    const booted = chunkmount.path('booted');
-    fs.mkdirSync(booted);
-    const args = ['boot', crashed, '--name=writer', `--storage=${booted}`, connect()];
+    const args = ['boot', crashed, '--name=writer', `--storage=${storage}`, connect()];
     expect(await chunkmount.succeed(...args)).toBe('writer\n');
     expect(await guest.verifies()).toBeGreaterThanOrEqual(syncedBefore.crashed);
     // It is a VM like any other once its data has been copied, which it need not wait for.
