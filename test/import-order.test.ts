@@ -15,7 +15,7 @@ import {
 const LEVELS: readonly (readonly string[])[] = [
   ['cli.ts'],
   ['commands'],
-  ['backup', 'restore'],
+  ['backup', 'restore', 'chain'],
   ['fuse', 'snapshot'],
   ['content-index'],
   ['image', 'libvirt'],

@@ -1,0 +1,102 @@
+import * as path from 'node:path';
+import { checkName } from '../chunks/names.js';
+import { failed } from '../errors.js';
+import { loadDomain } from '../libvirt/load-domain.js';
+import { Virsh } from '../libvirt/virsh.js';
+import { selectDisks } from '../snapshot/select.js';
+import type { Point } from './chain-record.js';
+import { type ChainSession, type ChainSessionRequest, inChainSession, settleChain } from './chain-session.js';
+import { liveChainFile, readLiveChain } from './live-chain.js';
+import { commitLayers } from './merge-layers.js';
+import { pullLayers } from './pull-layers.js';
+import { type PointRequest, takePoint } from './take-point.js';
+
+export type ConsolidateMethod = 'blockcommit' | 'blockpull';
+
+export interface ChainRequest extends ChainSessionRequest, Pick<PointRequest, 'full' | 'options'> {
+  readonly connect: string | undefined;
+  /** The copies go to `<to>/<name>`; undefined: nothing is copied. */
+  readonly to: string | undefined;
+  /** Merge the layers afterwards. */
+  readonly consolidate: ConsolidateMethod | undefined;
+  readonly exclude: readonly string[];
+}
+
+export interface ChainResult {
+  readonly name: string;
+  readonly directory: string | null;
+  /** What was added; null if nothing was to be copied. */
+  readonly point: Point | null;
+  /** Layers that were merged and removed. */
+  readonly merged: readonly string[];
+}
+
+async function copy(request: ChainRequest, to: string, session: ChainSession, virsh: Virsh): Promise<Point> {
+  const { name, state, reporter, signal, full, options, exclude, insisted, commitTimeoutMs } = request;
+  const domain = await loadDomain(virsh, name);
+  const point = await takePoint({
+    virsh,
+    domain,
+    disks: selectDisks(domain, { exclude, reporter }),
+    directory: path.join(to, name),
+    full,
+    options,
+    liveFile: liveChainFile(state, name),
+    sessionId: session.id,
+    journal: session.journal,
+    reporter,
+    signal,
+  });
+  // What held the frozen images would keep them from being merged.
+  const [problem] = await settleChain({
+    journal: session.journal,
+    reporter,
+    signal: insisted,
+    commitTimeoutMs,
+  });
+  if (problem !== undefined) throw problem;
+  return point;
+}
+
+async function consolidate(
+  request: ChainRequest,
+  method: ConsolidateMethod,
+  session: ChainSession,
+  virsh: Virsh,
+): Promise<string[]> {
+  const { name, state, reporter, signal, commitTimeoutMs } = request;
+  const liveFile = liveChainFile(state, name);
+  const live = readLiveChain(liveFile);
+  const domain = await virsh.find(name);
+  if (live === undefined || live.uuid !== domain.uuid) {
+    reporter.notice(`${name} has no layers of ours: there is nothing to merge`);
+    return [];
+  }
+  const merge = { virsh, domain, liveFile, journal: session.journal, reporter, signal, commitTimeoutMs };
+  return method === 'blockcommit' ? commitLayers(merge) : pullLayers(merge);
+}
+
+/** Adds a point to a VM's chain of copies, and merges the VM's own layers, as asked for. */
+export async function runChain(request: ChainRequest): Promise<ChainResult> {
+  const { name, to, signal } = request;
+  checkName(name);
+  const virsh = new Virsh({ connect: request.connect, signal });
+  return inChainSession(request, async (session) => {
+    const point = to === undefined ? null : await copy(request, to, session, virsh);
+    const { consolidate: method } = request;
+    let merged: string[] = [];
+    try {
+      if (method !== undefined) merged = await consolidate(request, method, session, virsh);
+    } catch (error) {
+      if (point === null) throw error;
+      throw failed(
+        `point ${point.number} of ${name} is complete, but its layers are not merged: ${(error as Error).message}`,
+        {
+          hint: 'mend that, then: chunkmount chain --consolidate-only',
+          cause: error,
+        },
+      );
+    }
+    return { name, directory: to === undefined ? null : path.join(to, name), point, merged };
+  });
+}
