@@ -14,6 +14,8 @@ export interface RunOptions {
   descriptors?: readonly number[];
   cwd?: string;
   env?: Readonly<Record<string, string>>;
+  /** What messages call it, when it is the program's subcommand that matters; else the program's name. */
+  called?: string;
 }
 
 export interface RunResult {
@@ -97,7 +99,7 @@ function check(
   program: string,
   args: readonly string[],
   result: Outcome,
-  accept: readonly number[] = [],
+  { accept = [], called = program }: Pick<RunOptions, 'accept' | 'called'> = {},
 ): number {
   const stderr = typeof result.stderr === 'string' ? result.stderr.trim() : '';
   const command = [program, ...args];
@@ -119,19 +121,19 @@ function check(
           .split('\n')
           .filter(Boolean)
           .join('; ')}`;
-  if (result.isCanceled) throw new CommandError(`${program} was stopped`, command, undefined, stderr);
+  if (result.isCanceled) throw new CommandError(`${called} was stopped`, command, undefined, stderr);
   if (result.timedOut)
-    throw new CommandError(`${program} took too long and was ended${said}`, command, undefined, stderr);
+    throw new CommandError(`${called} took too long and was ended${said}`, command, undefined, stderr);
   if (result.exitCode === undefined) {
     const why =
       result.signal === undefined
         ? (result.originalMessage ?? 'could not be started')
         : `was ended by ${result.signal}`;
-    throw new CommandError(`${program} ${why}${said}`, command, undefined, stderr);
+    throw new CommandError(`${called} ${why}${said}`, command, undefined, stderr);
   }
   if (result.exitCode !== 0 && !accept.includes(result.exitCode)) {
     throw new CommandError(
-      `${program} failed${said || ` with exit code ${result.exitCode}`}`,
+      `${called} failed${said || ` with exit code ${result.exitCode}`}`,
       command,
       result.exitCode,
       stderr,
@@ -189,7 +191,7 @@ export async function run(
   const child = execa(program, args, { ...others, stdio });
   endGroupOf(child, given);
   const result = await child;
-  const exitCode = check(program, args, result, given.accept);
+  const exitCode = check(program, args, result, given);
   return { exitCode, stdout: String(result.stdout ?? ''), stderr: String(result.stderr ?? '') };
 }
 
@@ -242,7 +244,7 @@ export async function* runLines(
     yield* lines;
   }
   if (rest !== '') yield rest;
-  check(program, args, await child, given.accept);
+  check(program, args, await child, given);
 }
 
 export interface DetachedOptions {

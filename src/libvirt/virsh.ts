@@ -135,19 +135,8 @@ export class Virsh {
     const { connect, signal } = this.options;
     const target = connect === undefined ? [] : ['--connect', connect];
     const all = ['--quiet', ...target, command, ...args];
-    try {
-      const given = { timeoutMs, signal, ...(input === undefined ? {} : { descriptors: [input] }) };
-      return (await run('virsh', all, given)).stdout;
-    } catch (error) {
-      if (!(error instanceof CommandError)) throw error;
-      throw new CommandError(
-        error.message.replace(/^virsh /, `virsh ${command} `),
-        error.command,
-        error.exitCode,
-        error.stderr,
-        error.hint,
-      );
-    }
+    const descriptors = input === undefined ? [] : [input];
+    return (await run('virsh', all, { timeoutMs, signal, descriptors, called: `virsh ${command}` })).stdout;
   }
 
   /** The domains of a kind. Throws with a hint when libvirt cannot be reached. */
