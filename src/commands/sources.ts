@@ -53,7 +53,7 @@ export async function selectSources(options: SourceOptions, signal: AbortSignal)
 function imageSource(files: string, { name, format, formatOption }: SourceOptions): Source {
   if (name === undefined) throw usage('--image needs a name for the tree', { hint: 'add --name=NAME' });
   const images = parseList(files, '--image').map((file) => ({
-    path: realPath(file),
+    path: checkKind(realPath(file)),
     format: imageFormat(file, format, formatOption),
   }));
   return { kind: 'images', name: checkName(name), images };
@@ -74,6 +74,14 @@ function realPath(file: string): string {
       cause: error,
     });
   }
+}
+
+function checkKind(file: string): string {
+  const found = fs.statSync(file);
+  if (found.isFile() || found.isBlockDevice()) return file;
+  throw failed(`the image ${file} is neither a file nor a block device`, {
+    hint: 'look at --image: is it spelt right?',
+  });
 }
 
 async function domainNames(options: SourceOptions, signal: AbortSignal): Promise<string[]> {

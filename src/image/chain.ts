@@ -6,6 +6,7 @@ import { isImageFormat } from './format.js';
 import type { ImageChain, ImageFile, ImageLayer } from './image-layer.js';
 import { isWrittenByQemu } from './image-lock.js';
 import type { ImageReference } from './image-reference.js';
+import { checkQcow2Bounds } from './qcow2-bounds.js';
 import { type ImageInfo, imageInfo } from './qemu-img.js';
 
 export interface ImageOptions {
@@ -23,13 +24,18 @@ function refused(file: string, why: string, hint?: string): ChunkmountError {
   return failed(`the image ${file} ${why}`, { hint, details: { path: file } });
 }
 
+const RIGHT_PATH = 'is its path right, and is its file system mounted?';
+
 /** Looks at one file of an image: it must be there, of a kind that can be read, readable, and (unless it may be `inUse`) written by nobody. */
 function lookAt(file: string, role: string, inUse: boolean): ImageFile & { readonly identity: string } {
   try {
     const found = fs.statSync(file);
     const device = found.isBlockDevice();
     if (!device && !found.isFile())
-      throw failed(`${role} ${file} is neither a file nor a block device`, { details: { path: file } });
+      throw failed(`${role} ${file} is neither a file nor a block device`, {
+        hint: RIGHT_PATH,
+        details: { path: file },
+      });
     // Not access(2): that asks for the real user instead of the effective one.
     fs.closeSync(fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK));
     if (!inUse && isWrittenByQemu(file)) {
@@ -46,9 +52,15 @@ function lookAt(file: string, role: string, inUse: boolean): ImageFile & { reado
     const code = systemCode(error);
     if (code === undefined) throw error;
     if (code === 'ENOENT' || code === 'ENOTDIR')
-      throw failed(`${role} ${file} does not exist`, { details: { path: file }, cause: error });
+      throw failed(`${role} ${file} does not exist`, {
+        hint: RIGHT_PATH,
+        details: { path: file },
+        cause: error,
+      });
     const hint =
-      code === 'EACCES' || code === 'EPERM' ? 'run this as root, or as a user who may read it' : undefined;
+      code === 'EACCES' || code === 'EPERM'
+        ? 'run this as root, or as a user who may read it'
+        : 'look at dmesg for errors of the disk that it lies on';
     throw failed(`${role} ${file} cannot be read: ${code}`, { hint, details: { path: file }, cause: error });
   }
 }
@@ -156,6 +168,7 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
     const info: ImageInfo | undefined =
       reference.format === 'raw' ? undefined : await imageInfo({ ...reference, ...file }, options.signal);
     if (info !== undefined) checkInfo(reference, info);
+    if (reference.format === 'qcow2' && !file.device) checkQcow2Bounds(reference.path, file.fileSize);
     const dataFile = info && dataFileOf(reference, info);
     layers.push({ ...reference, ...file, dataFile, virtualSize: info?.virtualSize });
     options.reporter.debug(`layer ${layers.length - 1}: ${reference.path} (${reference.format})`);
