@@ -12,6 +12,12 @@ import { isWrongType, listNames, openDirectory, openFile, statFile } from './tre
 /** In place of a descriptor: no directory is open, or there is none to open. */
 export const NONE = -1;
 
+/** As in the resolver: what is read and hashed at once stays in the processor's cache. */
+const PIECE_LENGTH = 128 * 1024;
+
+/** For the byte that there must not be behind a chunk. */
+const PROBE = new Uint8Array(1);
+
 /** What a worker thread needs to read the same disk. Descriptors are those of the whole process. */
 export interface SharedSource {
   readonly root: string;
@@ -30,6 +36,7 @@ export class ChunkSource {
   #openNumber = NONE;
   #openFd = NONE;
   readonly #found = new Uint32Array(2);
+  readonly #piece = new Uint8Array(PIECE_LENGTH);
   readonly #zeros: Buffer;
   readonly #zeroHashes: readonly [Uint32Array, Uint32Array];
 
@@ -68,16 +75,6 @@ export class ChunkSource {
     return this.shared.sums;
   }
 
-  /** Bytes that a buffer for `read` must have: one more than a chunk, so that a file that is too long shows itself. */
-  get bufferLength(): number {
-    return this.disk.chunkSize + 1;
-  }
-
-  /** A buffer for `read`. */
-  buffer(): Buffer {
-    return Buffer.allocUnsafeSlow(this.bufferLength);
-  }
-
   /** Bytes in chunk `index`. */
   lengthOf(index: number): number {
     return chunkLength(this.disk, index);
@@ -107,31 +104,45 @@ export class ChunkSource {
   }
 
   /**
-   * Reads chunk `index` into `buffer` (of `bufferLength` bytes) and checks its size, not its content. Returns its length in
-   * bytes. Throws DamageError.
+   * Reads chunk `index` into `into` from `at` on, and checks its size and its content. Returns its length in bytes. Throws DamageError;
+   * if it is the content that is wrong, or there is no sum for it, it has been read all the same.
    */
-  read(index: number, buffer: Uint8Array): number {
+  read(index: number, into: Uint8Array, at = 0): number {
+    return this.#readChecked(index, (done, count) => into.subarray(at + done, at + done + count));
+  }
+
+  /** Reads chunk `index` and checks its size and its content. Throws DamageError. */
+  verify(index: number): void {
+    this.#readChecked(index, (_, count) => this.#piece.subarray(0, count));
+  }
+
+  /** `pieceAt` says where the bytes of a piece go. Each is hashed at once, while it is in the processor's cache. */
+  #readChecked(index: number, pieceAt: (done: number, count: number) => Uint8Array): number {
     const length = this.lengthOf(index);
-    if (buffer.byteLength <= length) throw new RangeError('the buffer must be longer than a chunk');
+    this.hasher.begin();
     let fd = NONE;
-    let got: number;
     try {
       fd = openFile(this.#directoryOf(index), chunkName(index));
-      got = readFully(fd, buffer, length + 1, 0);
-      if (got !== length) throw this.#wrongSize(index, fs.fstatSync(fd), length);
+      for (let done = 0; done < length; done += PIECE_LENGTH) {
+        const piece = pieceAt(done, Math.min(PIECE_LENGTH, length - done));
+        if (readFully(fd, piece, piece.byteLength, done) !== piece.byteLength)
+          throw this.#wrongSize(index, fs.fstatSync(fd), length);
+        this.hasher.update(piece);
+      }
+      if (readFully(fd, PROBE, 1, length) !== 0) throw this.#wrongSize(index, fs.fstatSync(fd), length);
     } catch (error) {
       throw error instanceof DamageError ? error : this.#openFailed(index, error);
     } finally {
       if (fd !== NONE) fs.closeSync(fd);
     }
+    this.hasher.end(this.#found, 0);
+    this.#checkFound(index);
     return length;
   }
 
-  /** Throws DamageError unless the first `length` bytes of `buffer` are what chunk `index` should be. */
-  check(index: number, buffer: Uint8Array, length: number): void {
+  #checkFound(index: number): void {
     if (this.isLost(index)) throw this.#damage('unverified', index, '', '');
-    if (this.isZero(index) && this.holdsZeros(buffer, length)) return;
-    if (this.matches(index, buffer.subarray(0, length))) return;
+    if (this.#hasHash(index, this.#found)) return;
     throw this.#damage('hash', index, this.expected(index), formatHash(this.#found[0]!, this.#found[1]!));
   }
 

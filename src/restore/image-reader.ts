@@ -42,7 +42,7 @@ export class ImageReader {
   static async forThread(images: readonly SharedImage[]): Promise<ImageReader[]> {
     const sources = await Promise.all(images.map(({ source }) => ChunkSource.create(source)));
     const resources = new ThreadResources(
-      Buffer.allocUnsafeSlow(Math.max(...sources.map((source) => source.bufferLength))),
+      Buffer.allocUnsafeSlow(Math.max(...sources.map((source) => source.disk.chunkSize))),
     );
     return sources.map(
       (source, position) =>
@@ -89,11 +89,14 @@ export class ImageReader {
       this.#readPiece(chunk, offset, count, into, at);
       return;
     }
-    const { buffer } = this.resources;
-    const length = this.source.read(chunk, buffer);
-    this.source.check(chunk, buffer, length);
+    if (count === this.source.lengthOf(chunk)) {
+      this.source.read(chunk, into, at);
+    } else {
+      const { buffer } = this.resources;
+      this.source.read(chunk, buffer);
+      into.set(buffer.subarray(offset, offset + count), at);
+    }
     Atomics.store(this.verified, chunk, GOOD);
-    into.set(buffer.subarray(offset, offset + count), at);
   }
 
   #readPiece(chunk: number, offset: number, count: number, into: Uint8Array, at: number): void {

@@ -25,7 +25,7 @@ const task = workerData as RestoreTask;
 const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
-const chunk = source.buffer();
+const chunk = Buffer.allocUnsafeSlow(disk.chunkSize);
 const present = Buffer.allocUnsafeSlow(disk.chunkSize);
 
 /** Whether chunk `index` is in the target already. A target that cannot be read is one that has to be written. */
@@ -73,7 +73,6 @@ function restore(index: number): void {
     return;
   }
   source.read(index, chunk);
-  source.check(index, chunk, length);
   place(index, length, source.isZero(index));
 }
 

@@ -18,15 +18,13 @@ const task = workerData as VerifyTask;
 const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
-const chunk = source.buffer();
 
 function verify(index: number): void {
   if (source.isLost(index) || !isSampled(task.sample, index)) {
     source.checkSize(index);
     return;
   }
-  const length = source.read(index, chunk);
-  source.check(index, chunk, length);
+  source.verify(index);
   queue.count('verified');
 }
 
