@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { endSession } from '../backup/end-session.js';
+import { endChainSession } from '../chain/chain-session.js';
 import { checkName } from '../chunks/names.js';
 import { usage } from '../errors.js';
 import {
@@ -51,7 +52,9 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
     throw usage('nothing to clean up was named', { hint: 'give --vm=NAME, --name=NAME or --all' });
   const shared = { state, keepLock: options.keepLock === true, commitTimeoutMs: commitTimeoutMs(options) };
   const outcomes = await forEachName(names, signal, async (name) => {
-    const { kind } = await endSession({ name, command: 'cleanup', ...shared, reporter, signal });
+    const request = { name, command: 'cleanup', ...shared, reporter, signal };
+    if (await endChainSession({ ...request, insisted: signal })) return 'ended';
+    const { kind } = await endSession(request);
     if (kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
     return kind;
   });

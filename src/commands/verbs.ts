@@ -9,6 +9,7 @@ const VERBS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   cleanup: async () => (await import('./cleanup.js')).cleanupCommand,
   run: async () => (await import('./run.js')).runCommand,
   dump: async () => (await import('./dump.js')).dumpCommand,
+  chain: async () => (await import('./chain.js')).chainCommand,
   list: async () => (await import('./list.js')).listCommand,
   unlock: async () => (await import('./unlock.js')).unlockCommand,
   restore: async () => (await import('./restore.js')).restoreCommand,
