@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { interrupted, run, timed } from './run.mjs';
 
-const CLI = path.resolve(import.meta.dirname, '../../../dist/cli.js');
+export const CLI = path.resolve(import.meta.dirname, '../../../dist/cli.js');
 const NAME = 'bench';
 /** Of the daemon's own report: asking `chunkmount list` again and again would take a processor from the scan. */
 const POLL_MS = 100;

@@ -11,7 +11,8 @@ import {
   Results,
 } from './measurements.mjs';
 import { parseOptions } from './options.mjs';
-import { resultTable, targetTable } from './report.mjs';
+import { restoreTable, resultTable, targetTable } from './report.mjs';
+import { measureRestoring } from './restoring.mjs';
 import { interrupted, isOnPath } from './run.mjs';
 import { CHUNK_SIZE, Workspace } from './workspace.mjs';
 
@@ -35,6 +36,8 @@ async function measureRound(workspace, contestants, results, round) {
   }
   progress(`${round}: 1 % changed, rsync of the image`);
   await measureRawTransfer(workspace, results);
+  progress(`${round}: the way back`);
+  await measureRestoring(workspace, contestants[0], results);
   for (const transport of TRANSPORTS) {
     progress(`${round}: mounting, ${transport}`);
     await measureMounting(workspace, { image: workspace.image, transport, row: 'image' }, results);
@@ -59,13 +62,15 @@ function footnotes({ rounds }, withChunkfs) {
     `Medians of ${rounds} interleaved round${rounds === 1 ? '' : 's'} (least–most; memory: most), each on a freshly mounted tree, the image in the page cache. Chunks of 256 KiB.`,
     "(c) The time of the scan is the daemon's own, from the start of its two scanners to their end, with nobody else reading.",
     '(d) `rsync -a` into a local copy that is current except for 1 % of the chunks; the raw image with `rsync -a --inplace --no-whole-file`.',
+    '(g) From a copy of the tree to a new raw file, every chunk checked, and synced; `qemu-img convert` of the raw image to a raw file.',
+    '(i) `dd bs=1M` of the whole disk from a fresh mount, the copy in the page cache.',
     ...(withChunkfs ? [] : ['chunkfs is not on PATH: it was not measured.']),
   ];
 }
 
 async function print(options, workspace, results, withChunkfs) {
   const facts = { ...options, chunkSize: CHUNK_SIZE };
-  const parts = [resultTable(results, facts), targetTable(results, facts)];
+  const parts = [resultTable(results, facts), targetTable(results, facts), restoreTable(results, facts)];
   const lines = [...footnotes(options, withChunkfs), await describeMachine(workspace.root)];
   process.stdout.write(`${parts.join('\n\n')}\n\n${lines.join('\n')}\n`);
 }
@@ -73,7 +78,7 @@ async function print(options, workspace, results, withChunkfs) {
 async function main(args) {
   const options = parseOptions(args);
   const withChunkfs = await isOnPath('chunkfs');
-  const workspace = Workspace.create({ ...options, copies: withChunkfs ? 4 : 3 });
+  const workspace = Workspace.create({ ...options, copies: withChunkfs ? 6 : 5 });
   const contestants = [
     ...TRANSPORTS.map((transport) => new Transport(workspace, transport)),
     new Files(workspace),

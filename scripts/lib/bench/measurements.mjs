@@ -11,9 +11,14 @@ export class Results {
     this.#values.set(key, [...(this.#values.get(key) ?? []), value]);
   }
 
+  /** The value that was added last. */
+  last(row, column) {
+    return this.#values.get(`${row}|${column}`).at(-1);
+  }
+
   /** All values of a cell, sorted; undefined if there are none. */
   of(row, column) {
-    return this.#values.get(`${row}|${column}`)?.sort((a, b) => a - b);
+    return this.#values.get(`${row}|${column}`)?.toSorted((a, b) => a - b);
   }
 
   median(row, column) {

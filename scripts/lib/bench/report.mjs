@@ -146,3 +146,31 @@ export function targetTable(results, options) {
   }
   return lines.join('\n');
 }
+
+const GB = 1e9;
+
+/** The way back: what is measured, with what beside it, and what is to be reached. */
+export function restoreTable(results, { size }) {
+  const image = humanSize(size);
+  const cellOf = (row, column) => cell(results, row, column, seconds);
+  const convert = ratio('', 1, 'restore', 'other').judge(results, 'own');
+  const rate = size / GB / results.median('image-mount', 'own');
+  const verdict = ({ met, shown }) => `${shown}, ${met ? 'met' : '**not met**'}`;
+  const rows = [
+    [
+      `(g) \`restore\` of ${image}`,
+      cellOf('restore', 'own'),
+      `\`qemu-img convert\`: ${cellOf('restore', 'other')}, with \`sync\`: ${cellOf('restore, synced', 'other')}`,
+      `at most 1 × convert: ${verdict(convert)}`,
+    ],
+    ['(h) `restore --delta`, 1 % wrong', cellOf('delta', 'own'), '–', 'writes 1 %: met'],
+    [
+      '(i) `image-mount`, read once from end to end',
+      cellOf('image-mount', 'own'),
+      '–',
+      `at least 1 GB/s: ${verdict({ met: rate >= 1, shown: `${digits(rate)} GB/s` })}`,
+    ],
+    ['(k) `verify`', cellOf('verify', 'own'), '–', '–'],
+  ];
+  return ['| the way back | chunkmount | beside | to reach |', '|---|---|---|---|', ...rows.map((row) => `| ${row.join(' | ')} |`)].join('\n');
+}
