@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { systemCode } from '../errors.js';
 
 export function fsyncDirectory(directory: string): void {
   const fd = fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
@@ -45,9 +46,21 @@ export function replaceFile(
   fsyncDirectory(directory);
 }
 
+/** Whether a write failed because there is no room: the file system is full, or the user's quota used up. */
+export function isDiskFull(error: unknown): boolean {
+  return ['ENOSPC', 'EDQUOT'].includes(systemCode(error) ?? '');
+}
+
 /** Makes `directory` and its parents (mode 0700 for each one made) durable. */
 export function makeDirectory(directory: string, mode = 0o700): void {
-  const first = fs.mkdirSync(directory, { recursive: true, mode });
+  let first: string | undefined;
+  try {
+    first = fs.mkdirSync(directory, { recursive: true, mode });
+  } catch (error) {
+    // Node says ENOENT for a read-only file system; mkdir(2) of the first one that is missing says why.
+    if (systemCode(error) === 'ENOENT') fs.mkdirSync(firstMissing(path.resolve(directory)), mode);
+    throw error;
+  }
   if (first === undefined) return;
   const above = path.dirname(path.resolve(first));
   for (let made = path.resolve(directory); made !== above; made = path.dirname(made)) {
@@ -55,12 +68,17 @@ export function makeDirectory(directory: string, mode = 0o700): void {
   }
 }
 
+function firstMissing(directory: string): string {
+  const above = path.dirname(directory);
+  return above === directory || fs.existsSync(above) ? directory : firstMissing(above);
+}
+
 /** The file's content, or undefined if there is no such file. Other errors are passed on. */
 export function readIfExists(file: string): string | undefined {
   try {
     return fs.readFileSync(file, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw error;
   }
 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
-import { fsyncDirectory, writeFully } from '../host/durable.js';
+import { fsyncDirectory, isDiskFull, writeFully } from '../host/durable.js';
 
 export type JournalData = Readonly<Record<string, unknown>>;
 
@@ -135,9 +135,16 @@ export class Journal {
     return this.#replay.get(entry.seq);
   }
 
-  /** Records that nothing of it is left. */
+  /** Records that nothing of it is left. On a full disk it is not recorded: the next cleanup then looks again, and finds nothing. */
   undone(entry: JournalEntry): void {
-    this.#write({ step: 'undone', seq: entry.seq, at: new Date().toISOString() });
+    const record = { step: 'undone', seq: entry.seq, at: new Date().toISOString() } as const;
+    try {
+      this.#write(record);
+    } catch (error) {
+      // What is undone next may be what takes up the room.
+      if (!isDiskFull(error)) throw error;
+      this.#replay.apply(record);
+    }
   }
 
   /** What was intended and not undone, newest first: the order in which to undo it. */

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
-import { makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
+import { isDiskFull, makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { isAlive, ownIdentity } from '../host/process-identity.js';
 
@@ -30,6 +30,15 @@ function parseRecord(text: string | undefined): LockRecord | undefined {
     return v.parse(Schema, JSON.parse(text));
   } catch {
     return undefined;
+  }
+}
+
+/** The lock is the kernel's, and the record is for people: a full disk must not keep a cleanup from making room. */
+function writeRecord(file: string, record: LockRecord): void {
+  try {
+    replaceFile(file, `${JSON.stringify(record)}\n`);
+  } catch (error) {
+    if (!isDiskFull(error)) throw error;
   }
 }
 
@@ -104,7 +113,7 @@ export class Lock {
         since: new Date().toISOString(),
         kept: record?.kept ?? false,
       };
-      replaceFile(recordFile, `${JSON.stringify(own)}\n`);
+      writeRecord(recordFile, own);
       return new Lock(fd, recordFile);
     } catch (error) {
       fs.closeSync(fd);
