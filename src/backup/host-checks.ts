@@ -153,18 +153,23 @@ function existing(directory: string): string {
   return found;
 }
 
-function checkDirectory(name: string, directory: string): CheckResult {
-  const place = existing(directory);
+/** Why nothing can be made in a directory; undefined if it can. */
+function directoryObstacle(place: string): string | undefined {
+  if (!fs.statSync(place).isDirectory()) return `${place} is no directory`;
   try {
     fs.accessSync(place, fs.constants.W_OK);
+    return undefined;
   } catch {
-    return {
-      name,
-      state: 'missing',
-      detail: `${place} cannot be written`,
-      need: 'sessions',
-      fix: `choose another (--statedir, --backupdir)`,
-    };
+    return `${place} cannot be written`;
+  }
+}
+
+function checkDirectory(name: string, directory: string): CheckResult {
+  const place = existing(directory);
+  const obstacle = directoryObstacle(place);
+  if (obstacle !== undefined) {
+    const fix = 'choose another (--statedir, --backupdir)';
+    return { name, state: 'missing', detail: obstacle, need: 'sessions', fix };
   }
   const { bavail, bsize } = fs.statfsSync(place);
   return { name, state: 'ok', detail: directory, free: bavail * bsize };

@@ -116,7 +116,7 @@ function checkNoSession(name: string, settings: BackupSettings): void {
   if (settings.maxBackups > 0 && sessions.length >= settings.maxBackups) {
     throw new ChunkmountError(
       'locked',
-      `${sessions.length} backups are running already: ${sessions.join(', ')}`,
+      `${sessions.length === 1 ? '1 backup is' : `${sessions.length} backups are`} running already: ${sessions.join(', ')}`,
       {
         hint: 'wait for one to end (chunkmount list), or raise --max-backups',
       },
