@@ -10,11 +10,16 @@ export interface EntryStat {
   readonly isDirectory: boolean;
 }
 
+/** Prints a line for every file and directory below the tree that is its argument. */
+export const STAT_SCRIPT = 'LC_ALL=C find "$1" -printf "%P %i %T@ %C@ %s %y\\n"';
+
 /** Every file and directory of a tree by its path in it; the root is ''. */
 export async function statTree(tree: string): Promise<Map<string, EntryStat>> {
-  const { stdout } = await execa('find', [tree, '-printf', '%P %i %T@ %C@ %s %y\\n'], {
-    env: { LC_ALL: 'C' },
-  });
+  return parseStats((await execa('sh', ['-c', STAT_SCRIPT, 'sh', tree])).stdout);
+}
+
+/** What STAT_SCRIPT printed. */
+export function parseStats(stdout: string): Map<string, EntryStat> {
   const entries = new Map<string, EntryStat>();
   for (const line of stdout.trimEnd().split('\n')) {
     const [name = '', inode, mtime, ctime, size, type] = line.split(' ');

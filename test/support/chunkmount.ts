@@ -68,23 +68,24 @@ export interface RsyncReport {
   readonly literalBytes: number;
 }
 
-/** Runs `rsync -a --delete SOURCE/ DESTINATION/` with more options. */
-export async function rsync(source: string, destination: string, ...options: string[]): Promise<RsyncReport> {
-  const args = [
-    '-a',
-    '--delete',
-    '--itemize-changes',
-    '--stats',
-    ...options,
-    `${source}/`,
-    `${destination}/`,
-  ];
-  const { stdout } = await execa('rsync', args, { env: { LC_ALL: 'C' } });
+/** `rsync -a --delete SOURCE/ DESTINATION/` with more options, which prints what `rsyncReport` reads. */
+export function rsyncCommand(source: string, destination: string, ...options: string[]): string[] {
+  const shown = ['--itemize-changes', '--stats', ...options];
+  return ['env', 'LC_ALL=C', 'rsync', '-a', '--delete', ...shown, `${source}/`, `${destination}/`];
+}
+
+export function rsyncReport(stdout: string): RsyncReport {
   const literal = /^Literal data: ([0-9,]+) bytes$/m.exec(stdout);
   return {
     files: [...stdout.matchAll(/^>f\S+ (.*)$/gm)].map((match) => match[1]!),
     literalBytes: Number(literal?.[1]?.replaceAll(',', '')),
   };
+}
+
+/** Runs `rsyncCommand`. */
+export async function rsync(source: string, destination: string, ...options: string[]): Promise<RsyncReport> {
+  const [program = '', ...args] = rsyncCommand(source, destination, ...options);
+  return rsyncReport((await execa(program, args)).stdout);
 }
 
 /** The chunk files among paths of a tree. */
