@@ -11,6 +11,9 @@ import { commitLayers } from './merge-layers.js';
 import { pullLayers } from './pull-layers.js';
 import { type PointRequest, takePoint } from './take-point.js';
 
+/** Deeper chains cost the guest time, and libvirt takes no more than 200. */
+const MANY_LAYERS = 30;
+
 export type ConsolidateMethod = 'blockcommit' | 'blockpull';
 
 export interface ChainRequest extends ChainSessionRequest, Pick<PointRequest, 'full' | 'options'> {
@@ -76,6 +79,13 @@ async function consolidate(
   return method === 'blockcommit' ? commitLayers(merge) : pullLayers(merge);
 }
 
+function warnOfMany({ name, state, reporter }: ChainRequest): void {
+  const counts = (readLiveChain(liveChainFile(state, name))?.disks ?? []).map(({ layers }) => layers.length);
+  const most = Math.max(0, ...counts);
+  if (most > MANY_LAYERS)
+    reporter.warn(`${name} runs on ${most} layers: merge them with --consolidate or --consolidate-only`);
+}
+
 /** Adds a point to a VM's chain of copies, and merges the VM's own layers, as asked for. */
 export async function runChain(request: ChainRequest): Promise<ChainResult> {
   const { name, to, signal } = request;
@@ -97,6 +107,7 @@ export async function runChain(request: ChainRequest): Promise<ChainResult> {
         },
       );
     }
+    if (method === undefined) warnOfMany(request);
     return { name, directory: to === undefined ? null : path.join(to, name), point, merged };
   });
 }

@@ -124,13 +124,26 @@ let written = 0;
 const LAST = { offset: MIB + 512, length: 8 * KIB };
 const pattern = () => 0x20 + (written % 0xc0);
 
-/** The guest writes somewhere else each time, and once over what was there. */
+async function guestWrite(disk: number, offset: number, length: number): Promise<void> {
+  const device = `/machine/peripheral/virtio-disk${disk}/virtio-backend`;
+  const hmp = `qemu-io -d ${device} "write -P ${pattern()} ${offset} ${length}"`;
+  const said = await libvirt.virsh.call('qemu-monitor-command', [
+    '--domain',
+    domain.uuid,
+    '--hmp',
+    '--cmd',
+    hmp,
+  ]);
+  if (said.trim() !== '') throw new Error(said);
+}
+
+/** The guest writes somewhere else each time, and once over what was there; `contentsNow` looks whether it did. */
 export async function write(): Promise<void> {
   written++;
   const offset = (written % 16) * 64 * KIB + 4 * KIB;
-  for (const target of ['vda', 'vdb']) {
-    await libvirt.guestWrite(domain, target, { offset, length: 68 * KIB, pattern: pattern() });
-    await libvirt.guestWrite(domain, target, { ...LAST, pattern: pattern() });
+  for (const disk of [0, 1]) {
+    await guestWrite(disk, offset, 68 * KIB);
+    await guestWrite(disk, LAST.offset, LAST.length);
   }
 }
 

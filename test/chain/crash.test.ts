@@ -84,6 +84,10 @@ async function expectKnownLayers(): Promise<void> {
   expect((await disksNow()).map(({ mirror }) => mirror)).toEqual([undefined, undefined]);
 }
 
+/** Records of a snapshot of two disks and of the session's beginning: test/snapshot/overlay-crash.test.ts has them all. */
+const FROZEN = 13;
+const SKIPPED = 6;
+
 const points = () => (copies().includes('chain.json') ? openChain(chain).points.length : 0);
 
 describe('killed while a point is made', () => {
@@ -93,12 +97,12 @@ describe('killed while a point is made', () => {
   ] as const)('%s each journal record: the VM is as before, or the point is complete', async (_, before) => {
     const expected: Contents[] = [];
     const accepted: number[] = [];
-    for (let records = 1; ; records++) {
+    for (let records = 1; ; records += records < FROZEN ? SKIPPED : 1) {
       await write();
       const contents = await contentsNow();
       const died = await takePointDying(records, before);
       // Of the processes that die with us, QEMU is one now and then.
-      const crash = records % 7 === 6;
+      const crash = records % 6 === 1;
       if (crash) await libvirt.killQemu(domain);
       await cleanup();
       if (crash) await libvirt.virsh.start(domain.uuid);
@@ -108,12 +112,14 @@ describe('killed while a point is made', () => {
         accepted.push(records);
       }
       expect(copies().filter((file) => file.includes('.part'))).toEqual([]);
-      for (const [target, content] of Object.entries(await contentsNow())) {
+      // It takes a while; the next points would show it, too.
+      const now = crash || records % 4 === 0 ? await contentsNow() : {};
+      for (const [target, content] of Object.entries(now)) {
         expect(content.equals(contents[target]!), `${target} after ${records} records`).toBe(true);
       }
       if (!died) break;
     }
-    // From the record of its acceptance on.
+    // All from the record of its acceptance on.
     expect(accepted.length).toBeGreaterThanOrEqual(before ? 4 : 5);
     expect(accepted).toEqual(accepted.map((_value, index) => accepted[0]! + index));
     expected.push(await writeAndRun());
