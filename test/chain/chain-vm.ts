@@ -96,14 +96,18 @@ export async function pathsAtNextStart(): Promise<(string | undefined)[]> {
 
 export type Contents = Readonly<Record<string, Buffer>>;
 
-/** What the disks hold now, while nobody writes. */
+/** What the disks hold now, while nobody writes. Throws unless what the guest wrote last is there. */
 export async function contentsNow(): Promise<Contents> {
   const contents: Record<string, Buffer> = {};
-  // This makes QEMU write out what it has in memory only: after a merge, tables of the base.
-  for (const target of ['vda', 'vdb'])
-    await libvirt.guestVerify(domain, target, { ...LAST, pattern: pattern() });
-  for (const { target, path: file, format } of await disksNow())
-    contents[target] = await diskBytes(file!, format!);
+  for (const [index, { target, path: file, format }] of (await disksNow()).entries()) {
+    // What QEMU has in memory only: after a merge, tables of the base.
+    await guestIo(index, 'flush');
+    const content = await diskBytes(file!, format!);
+    const last = content.subarray(LAST.offset, LAST.offset + LAST.length);
+    if (!last.every((byte) => byte === pattern()))
+      throw new Error(`the guest's last write is not on ${target}`);
+    contents[target] = content;
+  }
   return contents;
 }
 
@@ -124,16 +128,10 @@ let written = 0;
 const LAST = { offset: MIB + 512, length: 8 * KIB };
 const pattern = () => 0x20 + (written % 0xc0);
 
-async function guestWrite(disk: number, offset: number, length: number): Promise<void> {
-  const device = `/machine/peripheral/virtio-disk${disk}/virtio-backend`;
-  const hmp = `qemu-io -d ${device} "write -P ${pattern()} ${offset} ${length}"`;
-  const said = await libvirt.virsh.call('qemu-monitor-command', [
-    '--domain',
-    domain.uuid,
-    '--hmp',
-    '--cmd',
-    hmp,
-  ]);
+async function guestIo(disk: number, command: string): Promise<void> {
+  const hmp = `qemu-io -d /machine/peripheral/virtio-disk${disk}/virtio-backend "${command}"`;
+  const args = ['--domain', domain.uuid, '--hmp', '--cmd', hmp];
+  const said = await libvirt.virsh.call('qemu-monitor-command', args);
   if (said.trim() !== '') throw new Error(said);
 }
 
@@ -142,8 +140,8 @@ export async function write(): Promise<void> {
   written++;
   const offset = (written % 16) * 64 * KIB + 4 * KIB;
   for (const disk of [0, 1]) {
-    await guestWrite(disk, offset, 68 * KIB);
-    await guestWrite(disk, LAST.offset, LAST.length);
+    await guestIo(disk, `write -P ${pattern()} ${offset} ${68 * KIB}`);
+    await guestIo(disk, `write -P ${pattern()} ${LAST.offset} ${LAST.length}`);
   }
 }
 
