@@ -10,7 +10,7 @@ import { type CliResult, TestChunkmount } from '../support/chunkmount.js';
 import { type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
 import { daemonOf } from './image-session.js';
-import { CONTENT, removeDomain, type VmTreeOptions, vmTree } from './vm-tree.js';
+import { CONTENT, holds, removeDomain, type VmTreeOptions, vmTree } from './vm-tree.js';
 
 /** A libvirt of our own, and a directory whose mounts it sees although it lives in another mount namespace. */
 export class BootSession {
@@ -106,6 +106,19 @@ export class BootSession {
     const locks = path.join(this.chunkmount.stateDirectory, 'boots', '.locks');
     if (fs.existsSync(locks))
       expect(fs.readdirSync(locks).filter((name) => name.endsWith('.json'))).toEqual([]);
+  }
+
+  /** The disks are whole files, with what the guest wrote and what the backup has below; nothing of the images is left. */
+  async expectFinished(writes: readonly Written[], name = 'mail01-boot'): Promise<void> {
+    for (const target of ['vda', 'vdb'] as const) {
+      const overlay = this.overlay(target, name);
+      const { stdout } = await run('qemu-img', ['info', '-U', '--output=json', overlay]);
+      expect(JSON.parse(stdout)).not.toHaveProperty('backing-filename');
+      expect(await holds(overlay, 'qcow2', contentAfter(target, writes), this.directory), target).toBe(true);
+    }
+    expect(this.imageTraces()).toEqual([]);
+    expect(fs.readdirSync(this.storage).sort()).toEqual([`${name}-vda.qcow2`, `${name}-vdb.qcow2`]);
+    expect(this.boots()).toEqual([]);
   }
 
   /** What the tree is: every path, with its content and the time of its last change. */

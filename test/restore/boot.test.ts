@@ -33,19 +33,6 @@ async function guestWrites(name = 'mail01-boot'): Promise<void> {
   for (const { target, ...write } of WRITES) await session.libvirt.guestWrite(domain, target, write);
 }
 
-/** The disks are whole files, with what the guest wrote and what the backup has below; nothing of the images is left. */
-async function expectFinished(writes: readonly Written[], name = 'mail01-boot'): Promise<void> {
-  for (const target of ['vda', 'vdb'] as const) {
-    const overlay = session.overlay(target, name);
-    const { stdout } = await run('qemu-img', ['info', '-U', '--output=json', overlay]);
-    expect(JSON.parse(stdout)).not.toHaveProperty('backing-filename');
-    expect(await holds(overlay, 'qcow2', contentAfter(target, writes), session.directory), target).toBe(true);
-  }
-  expect(session.imageTraces()).toEqual([]);
-  expect(fs.readdirSync(session.storage).sort()).toEqual([`${name}-vda.qcow2`, `${name}-vdb.qcow2`]);
-  expect(session.boots()).toEqual([]);
-}
-
 describe('boot', () => {
   it('runs the VM on the backup, with an identity of its own, and leaves the backup as it is', async () => {
     const before = session.treeSum();
@@ -91,7 +78,7 @@ describe('boot', () => {
     await session.ended('discard', 'one');
     expect(await session.state('two')).toBe('running');
     await session.ended('finish', 'two');
-    await expectFinished(WRITES, 'two');
+    await session.expectFinished(WRITES, 'two');
   });
 
   it('shows the images to QEMU and to nobody else', async () => {
@@ -126,7 +113,7 @@ describe('boot --finish', () => {
     await guestWrites();
     expect(await session.ended('finish')).toBe(`${session.overlay('vda')}\n${session.overlay('vdb')}\n`);
     expect(await session.state()).toBe('running');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
     fs.renameSync(session.tree, `${session.tree}.gone`);
     await session.libvirt.killQemu(domain);
     await session.libvirt.virsh.call('start', ['--domain', domain.uuid]);
@@ -140,7 +127,7 @@ describe('boot --finish', () => {
     await session.libvirt.killQemu(domain);
     await session.ended('finish');
     expect(await session.state()).toBe('shut off');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 
   it('waits for a copy that goes on already, and can be killed while it does', async () => {
@@ -155,7 +142,7 @@ describe('boot --finish', () => {
     expect(session.boots()).toEqual(['mail01-boot']);
     expect(await session.state()).toBe('running');
     await session.ended('finish');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 
   it('stopped by a signal it says how to go on, and goes on', async () => {
@@ -174,7 +161,7 @@ describe('boot --finish', () => {
     const { exitCode, stderr } = await command;
     expect(exitCode, String(stderr)).toBe(130);
     await session.ended('finish');
-    await expectFinished([]);
+    await session.expectFinished([]);
   });
 
   it('waits for a program that writes to an overlay while the VM is off', async () => {
@@ -186,7 +173,7 @@ describe('boot --finish', () => {
     await writer;
     expect(exitCode, stderr).toBe(0);
     expect(stderr).toContain('is being written by another program');
-    await expectFinished([]);
+    await session.expectFinished([]);
   });
 
   it('works after the host was restarted: no VM runs, nothing is mounted', async () => {
@@ -197,7 +184,7 @@ describe('boot --finish', () => {
     await run('umount', [session.mountpoint()]);
     await waitForEnd(daemon!, 10_000);
     await session.ended('finish');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 
   it('the daemon of the images died: the VM has to be shut off, then it works', async () => {
@@ -211,7 +198,7 @@ describe('boot --finish', () => {
     expect(hint).toContain('virsh destroy mail01-boot');
     await session.libvirt.killQemu(domain);
     await session.ended('finish');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 
   it('never takes another backup for the one that was booted', async () => {
@@ -230,7 +217,7 @@ describe('boot --finish', () => {
     fs.rmSync(session.tree, { recursive: true });
     fs.renameSync(old, session.tree);
     await session.ended('finish');
-    await expectFinished([]);
+    await session.expectFinished([]);
   });
 
   it('a damaged chunk stops it, named; mended, it goes on', async () => {
@@ -247,7 +234,7 @@ describe('boot --finish', () => {
     expect(off.message).toContain('vda/000000/00000028 is corrupt');
     flipBit(chunk);
     await session.ended('finish');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 
   it('refuses while a snapshot lies on the overlay', async () => {
@@ -398,6 +385,6 @@ describe('boot --discard', () => {
     fs.renameSync(session.tree, `${session.tree}.moved`);
     await guestWrites();
     await session.ended('finish');
-    await expectFinished(WRITES);
+    await session.expectFinished(WRITES);
   });
 });
