@@ -225,16 +225,6 @@ describe('after a crash', () => {
       }
     });
 
-    it('that is full does not keep cleanup from its work', async () => {
-      expect((await chunkmount.run(given, env)).exitCode).toBe(0);
-      await fill();
-      const told = expectError(await chunkmount.run(['cleanup', '--name=demo'], env), 1);
-      // The daemon could not save its index.
-      expect(told.hint).toMatch(/all is cleaned up/);
-      expect(fs.readdirSync(path.join(env.CHUNKMOUNT_STATEDIR, 'sessions'))).toEqual([]);
-      expect(mountAt(tree)).toBeUndefined();
-    });
-
     it('that is full fails the mount, and leaves nothing of it', async () => {
       fs.mkdirSync(env.CHUNKMOUNT_STATEDIR);
       await fill();
