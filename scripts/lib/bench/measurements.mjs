@@ -11,11 +11,6 @@ export class Results {
     this.#values.set(key, [...(this.#values.get(key) ?? []), value]);
   }
 
-  /** The value that was added last. */
-  last(row, column) {
-    return this.#values.get(`${row}|${column}`).at(-1);
-  }
-
   /** All values of a cell, sorted; undefined if there are none. */
   of(row, column) {
     return this.#values.get(`${row}|${column}`)?.toSorted((a, b) => a - b);
