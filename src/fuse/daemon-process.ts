@@ -39,8 +39,21 @@ function die(): never {
   throw new Error('unreachable');
 }
 
+/** On what nobody foresaw, Node would end the process by waiting for threads that sit in /dev/fuse. */
+function dieOfSurprises(): void {
+  // The log may be on a disk that is full.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  for (const event of ['uncaughtException', 'unhandledRejection']) {
+    process.on(event, (error: unknown) => {
+      console.error(error);
+      die();
+    });
+  }
+}
+
 /** Runs a daemon from start to end: until its mount is gone, a signal comes, or it fails. */
 export async function runDaemon(work: DaemonWork): Promise<void> {
+  dieOfSurprises();
   // Nobody would ever mount what we serve.
   process.once('disconnect', die);
   const end = async () => {
