@@ -111,9 +111,10 @@ const SYSTEM_HINTS: Readonly<Record<string, string>> = {
 };
 
 function hintFor(error: unknown): string | undefined {
-  if (error instanceof ChunkmountError) return error.hint;
+  if (error instanceof ChunkmountError && error.hint !== undefined) return error.hint;
   // What a signal interrupts fails in ways that say nothing.
   if (received !== undefined) return undefined;
+  if (error instanceof ChunkmountError) return 'run it again with --debug to see what was done';
   return (
     SYSTEM_HINTS[systemCode(error) ?? ''] ??
     'this should not happen: run it again with --debug, and report it'

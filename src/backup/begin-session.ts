@@ -62,6 +62,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     source: `chunkmount:${source.name}:${id}`,
     directIo: settings.directIo,
     allowOther: settings.allowOther,
+    snapshotAutoextend: settings.snapshotAutoextend,
     ...settings.owner,
     ...tree,
     disks,

@@ -34,6 +34,8 @@ export interface DaemonConfig {
   readonly source: string;
   readonly directIo: boolean;
   readonly allowOther: boolean;
+  /** Enlarge thick LVM snapshots that are nearly full. */
+  readonly snapshotAutoextend: boolean;
   readonly uid: number;
   readonly gid: number;
   readonly rootMtime: number;

@@ -10,6 +10,7 @@ import { serveKernel } from '../fuse/kernel/server.js';
 import { type Server, sumCounters } from '../fuse/transport.js';
 import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
 import { ServedTree } from './served-tree.js';
+import { SnapshotWatch } from './snapshot-watch.js';
 import { writeStatus } from './status.js';
 
 /** Two keep two cores busy. */
@@ -23,11 +24,12 @@ const SAVE_INTERVAL_MS = 60_000;
 class Daemon implements DaemonWork {
   #served: ServedTree | undefined;
   #server: Server | undefined;
-  #mountpoint: string | undefined;
+  #config: DaemonConfig | undefined;
   #scanners: Promise<void> = Promise.resolve();
   readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
   #scanSeconds: number | undefined;
+  #watch: SnapshotWatch | undefined;
   #lastStatus = '';
 
   constructor(private readonly sessionDirectory: string) {}
@@ -35,7 +37,7 @@ class Daemon implements DaemonWork {
   async start(): Promise<Server> {
     const text = fs.readFileSync(path.join(this.sessionDirectory, CONFIG_NAME), 'utf8');
     const config = JSON.parse(text) as DaemonConfig;
-    this.#mountpoint = config.mountpoint;
+    this.#config = config;
     this.#served = new ServedTree(config, await createHasher());
     this.#server = await startServer(config, this.#served);
     return this.#server;
@@ -52,6 +54,7 @@ class Daemon implements DaemonWork {
       if (resolved + unreadable === chunks) this.#scanSeconds = (performance.now() - started) / 1000;
       this.#saveIfChanged(served);
     });
+    this.#watch = new SnapshotWatch(this.sessionDirectory, this.#config!.snapshotAutoextend);
     this.#timers.push(
       setInterval(() => this.#writeStatus(served, 'serving'), STATUS_INTERVAL_MS),
       setInterval(() => this.#saveIfChanged(served), SAVE_INTERVAL_MS),
@@ -63,6 +66,7 @@ class Daemon implements DaemonWork {
     const served = this.#served;
     if (served === undefined) return;
     for (const timer of this.#timers) clearInterval(timer);
+    this.#watch?.end();
     if (!seen) this.#removeMountpoint();
     for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
     // While somebody may see the tree, its last chunks may still be on their way; what is saved is right at any moment.
@@ -79,7 +83,7 @@ class Daemon implements DaemonWork {
   /** Who unmounts by hand leaves an empty directory, and an `rsync --delete` from that would erase a backup. */
   #removeMountpoint(): void {
     try {
-      if (this.#mountpoint !== undefined) fs.rmdirSync(this.#mountpoint);
+      if (this.#config !== undefined) fs.rmdirSync(this.#config.mountpoint);
     } catch {
       // Cleanup was faster, or something is mounted or stored there.
     }
@@ -103,6 +107,7 @@ class Daemon implements DaemonWork {
       scan: served.scanState(),
       counters,
       ...(this.#scanSeconds === undefined ? {} : { scanSeconds: this.#scanSeconds }),
+      ...this.#watch?.findings,
       ...(error === undefined ? {} : { error }),
     };
     const text = JSON.stringify(facts);

@@ -2,7 +2,6 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
 import { mountAt } from '../host/mountinfo.js';
-import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
 import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
 import { watchSnapshots } from '../snapshot/watch-snapshots.js';
@@ -81,7 +80,7 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
     journal,
   });
   const written = await space.guard(signal, (guarded) =>
-    watched(journal, reporter, () =>
+    watched(request, journal, () =>
       writeImages({ ...request, signal: guarded }, { files, plan, disks, sessionDirectory }),
     ),
   );
@@ -94,11 +93,16 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
 }
 
 /** Warns while a snapshot fills up, and throws when one was lost before `read` came to its end. */
-async function watched<T>(journal: Journal, reporter: Reporter, read: () => Promise<T>): Promise<T> {
+async function watched<T>(
+  { settings, reporter }: DumpRequest,
+  journal: Journal,
+  read: () => Promise<T>,
+): Promise<T> {
   const end = new AbortController();
   const onLost = (message: string) => reporter.warn(message);
   const entries = journal.pending();
-  const watching = watchSnapshots({ entries, reporter, autoExtend: false, onLost, signal: end.signal });
+  const autoExtend = settings.snapshotAutoextend;
+  const watching = watchSnapshots({ entries, reporter, autoExtend, onLost, signal: end.signal });
   let result: T;
   try {
     result = await read();

@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { ChunkmountError, failed } from '../errors.js';
+import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { fsyncDirectory } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
 import type { Reporter } from '../report/reporter.js';
@@ -8,6 +8,7 @@ import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandlers, undoAll } from '../session/undo.js';
+import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
 import { snapshotUndo } from '../snapshot/select.js';
 import { dumpUndo } from './dump-files.js';
 import { mountpointUndo } from './mountpoint.js';
@@ -56,9 +57,11 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     const journal = new Journal(state.journal(name));
     try {
       const wasServed = journal.find(SERVE) !== undefined;
+      // Whoever copied the tree has ended by now; later the snapshots are gone.
+      const [lost] = wasServed ? await lostSnapshots(directory, journal, reporter) : [];
       const damage = () => {
-        if (wasServed) warnOfDamagedIndex(name, directory, reporter);
-        return wasServed ? damageOf(name, directory) : undefined;
+        if (wasServed) repeatWarnings(name, directory, reporter);
+        return wasServed ? (lost ?? damageOf(name, directory)) : undefined;
       };
       const problems = await undoSession({ name, state, journal, reporter, signal, commitTimeoutMs }, damage);
       if (problems.length > 0) throw unfinished(name, problems);
@@ -75,10 +78,13 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
 export function unfinished(name: string, problems: readonly Error[]): ChunkmountError {
   const [first] = problems;
   if (problems.length === 1 && first instanceof ChunkmountError) return first;
-  return failed(`${name} could not be cleaned up: ${problems.map(({ message }) => message).join('; ')}`, {
-    hint: `mend that, then run it again: chunkmount cleanup --vm=${name}`,
-    cause: first,
-  });
+  return failed(
+    `${name} could not be cleaned up: ${[...new Set(problems.map(({ message }) => message))].join('; ')}`,
+    {
+      hint: `mend that, then run it again: chunkmount cleanup --vm=${name}`,
+      cause: first,
+    },
+  );
 }
 
 /**
@@ -99,9 +105,22 @@ export async function undoSession(
   return damage === undefined ? [] : [damage];
 }
 
-/** The mount command could not: an index is checked where its rows are first needed. */
-function warnOfDamagedIndex(name: string, directory: string, reporter: Reporter): void {
-  const damaged = readStatus(directory)?.scan.damagedIndexBlocks ?? 0;
+/** Why the frozen disks did not stay as they were, if anybody can have read them. */
+async function lostSnapshots(directory: string, journal: Journal, reporter: Reporter): Promise<Error[]> {
+  if (readSessionRecord(directory) === undefined) return [];
+  try {
+    return await inspectSnapshots(journal);
+  } catch (error) {
+    reporter.warn(`whether the snapshots stayed whole cannot be told: ${messageOf(error)}`);
+    return [];
+  }
+}
+
+/** What the daemon had to say: the mount command had returned by then. An index is checked where its rows are first needed. */
+function repeatWarnings(name: string, directory: string, reporter: Reporter): void {
+  const status = readStatus(directory);
+  for (const warning of status?.warnings ?? []) reporter.warn(`${name}: ${warning}`);
+  const damaged = status?.scan.damagedIndexBlocks ?? 0;
   if (damaged > 0)
     reporter.warn(`the index of ${name} was damaged: chunks that did not change may have counted as changed`);
 }
@@ -117,6 +136,10 @@ function damageOf(name: string, directory: string): Error | undefined {
         hint: 'all is cleaned up; back it up again',
       },
     );
+  }
+  const [lost] = status.lost ?? [];
+  if (lost !== undefined) {
+    return failed(`the backup of ${name} is not whole: ${lost}`, { hint: 'back it up again' });
   }
   const { scan, counters } = status;
   if (scan.unreadable > 0 || counters.ioErrors > 0) {

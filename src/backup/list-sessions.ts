@@ -10,7 +10,7 @@ import { type DaemonStatus, readStatus } from './status.js';
 
 /**
  * mounted: all is well; working: a command begins, dumps or ends it right now; dead: the daemon or its mount is gone; failed:
- * chunks could not be read; incomplete: beginning or cleaning up was cut off, and `cleanup` has to go on; locked: there is no
+ * chunks could not be read, or a snapshot is lost; incomplete: beginning or cleaning up was cut off, and `cleanup` has to go on; locked: there is no
  * session, but a lock.
  */
 export type SessionState = 'mounted' | 'working' | 'dead' | 'failed' | 'incomplete' | 'locked';
@@ -90,7 +90,9 @@ async function stateOf(
   ) {
     return 'dead';
   }
-  const bad = status !== undefined && (status.scan.unreadable > 0 || status.counters.ioErrors > 0);
+  const bad =
+    status !== undefined &&
+    (status.scan.unreadable > 0 || status.counters.ioErrors > 0 || (status.lost ?? []).length > 0);
   return bad ? 'failed' : 'mounted';
 }
 

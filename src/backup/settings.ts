@@ -16,6 +16,8 @@ export interface BackupSettings {
   readonly overlayDirectory: string | undefined;
   /** Of thick LVM snapshots; their default if undefined. */
   readonly snapshotSize: SnapshotSize | undefined;
+  /** Enlarge thick LVM snapshots that are nearly full. */
+  readonly snapshotAutoextend: boolean;
   /** Without a snapshot, a running VM is paused until cleanup. */
   readonly pause: boolean;
   /** Shut the VM down for the snapshot, and start it again. */

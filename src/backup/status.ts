@@ -11,6 +11,10 @@ export interface DaemonStatus {
   readonly counters: Counters;
   /** How long the scanners took to look at all chunks, once they have. */
   readonly scanSeconds?: number;
+  /** What is to be said of the snapshots: how full they are. */
+  readonly warnings?: readonly string[];
+  /** Snapshots whose content is gone, as sentences: what was read since is worth nothing. */
+  readonly lost?: readonly string[];
   /** Why the state is `failed`. */
   readonly error?: string;
 }

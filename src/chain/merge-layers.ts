@@ -7,8 +7,9 @@ import type { Virsh } from '../libvirt/virsh.js';
 import type { JournalData, JournalEntry } from '../session/journal.js';
 import type { UndoContext, UndoHandler } from '../session/undo.js';
 import { identityOf, isSameImage } from '../snapshot/image-identity.js';
-import { OVERLAY_KIND, type OverlayRecord, readOverlayRecord } from '../snapshot/overlay-record.js';
+import { type OverlayRecord, readOverlayRecord } from '../snapshot/overlay-record.js';
 import { undoOverlay } from '../snapshot/overlay-undo.js';
+import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import { type Layer, type LiveDisk, readLiveChain, updateLiveDisk } from './live-chain.js';
 import { changeOf } from './live-check.js';
 

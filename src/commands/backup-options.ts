@@ -22,6 +22,7 @@ export interface BackupOptions extends DirectoryOptions {
   quiesce?: string | boolean;
   overlayDir?: string;
   snapsize?: string;
+  snapAutoextend?: boolean;
   state?: boolean;
   shutdown?: boolean;
   shutdownTimeout?: string;
@@ -66,6 +67,10 @@ export function addBackupOptions(command: Command): Command {
     .option('--snapshot <kind>', 'how to freeze the disks: auto, overlay, lvm, none', 'auto')
     .option('--no-snapshot', 'pause the VM until cleanup, and take no snapshot')
     .option('--snapsize <size>', 'room of an LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
+    .option(
+      '--snap-autoextend',
+      'enlarge an LVM snapshot that is nearly full, while its volume group has room',
+    )
     .option('--state', "save the guest's memory, too: what is restored goes on from that moment")
     .option('--shutdown', 'shut the VM down for the snapshot, and start it again at once')
     .option('--shutdown-timeout <seconds>', 'how long it may take; then nothing is done', '300')
@@ -130,6 +135,7 @@ export function backupSettings(options: BackupOptions): BackupSettings {
     shutdown: shutdownSettings(options),
     memory: options.state === true,
     snapshotSize: options.snapsize === undefined ? undefined : parseSnapshotSize(options.snapsize),
+    snapshotAutoextend: options.snapAutoextend === true,
     quiesce: quiesce(options.quiesce),
     overlayDirectory: options.overlayDir === undefined ? undefined : path.resolve(options.overlayDir),
     chunkSize: options.chunkSize === undefined ? DEFAULT_CHUNK_SIZE : parseChunkSize(options.chunkSize),

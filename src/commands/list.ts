@@ -6,7 +6,7 @@ import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './ba
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 
 const HELP = `
-States: mounted; working (a command begins it, or dumps); failed (chunks could not be read: the backup is not whole);
+States: mounted; working (a command begins it, or dumps); failed (chunks could not be read, or a snapshot is lost: the backup is not whole);
 dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by --keep-lock). The last is ended
 with chunkmount unlock; failed, dead and incomplete, as mounted, with chunkmount cleanup.
 
@@ -54,6 +54,9 @@ export async function runList(options: DirectoryOptions, context: CommandContext
           .split('\n')
           .map((line) => line.trimEnd());
   printResult(context, { sessions }, lines);
+  for (const { name, daemon } of sessions)
+    for (const warning of [...(daemon?.warnings ?? []), ...(daemon?.lost ?? [])])
+      context.reporter.warn(`${name}: ${warning}`);
   if (sessions.length === 0) context.reporter.notice('there are no sessions');
 }
 

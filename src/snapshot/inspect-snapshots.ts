@@ -1,8 +1,9 @@
 import { type ChunkmountError, failed } from '../errors.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
-import { findLvmSnapshot, LVM_KIND, readLvmRecord } from './lvm-undo.js';
+import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
 import { isStillPaused, PAUSE_KIND } from './pause.js';
+import { LVM_KIND } from './watched-kinds.js';
 
 /** Overwritten, resumed or run full: what was read since is worth nothing. */
 function lost(what: string, hint: string): ChunkmountError {

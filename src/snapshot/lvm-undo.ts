@@ -3,8 +3,7 @@ import { failed } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
 import { type LogicalVolume, remove, volumeByName } from './logical-volume.js';
-
-export const LVM_KIND = 'lvm-snapshot';
+import { LVM_KIND } from './watched-kinds.js';
 
 /** A reader that has just ended may keep the device open for a moment, as udev does. */
 const BUSY_TIMEOUT_MS = 10_000;

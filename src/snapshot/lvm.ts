@@ -10,11 +10,12 @@ import {
   volumeByName,
   volumeOfDevice,
 } from './logical-volume.js';
-import { LVM_KIND, type LvmRecord, lvmUndo } from './lvm-undo.js';
+import { type LvmRecord, lvmUndo } from './lvm-undo.js';
 import { imageOf } from './none.js';
 import { pauseUndo, whilePaused } from './pause.js';
 import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
 import { bytesOf, DEFAULT_SNAPSHOT_SIZE, sizeArguments } from './snapshot-size.js';
+import { LVM_KIND } from './watched-kinds.js';
 
 /** As virt-backup had it; the largest that LVM allows, so that a snapshot of a large volume has few exceptions to keep. */
 const THICK_CHUNK_KIB = 512;

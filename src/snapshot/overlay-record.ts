@@ -2,8 +2,6 @@ import * as v from 'valibot';
 import type { JournalEntry } from '../session/journal.js';
 import { imageIdentity } from './image-identity.js';
 
-export const OVERLAY_KIND = 'overlay';
-
 const processIdentity = v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() });
 
 const diskSource = v.object({

@@ -13,11 +13,12 @@ import { identityOf, writeMark } from './image-identity.js';
 import { MEMORY_TIMEOUT_MS, memoryUndo, prepareMemoryFile } from './memory.js';
 import { imageOf } from './none.js';
 import { checkSpace, makeOverlayFile, overlayPath } from './overlay-files.js';
-import { OVERLAY_KIND, type OverlayRecord } from './overlay-record.js';
+import type { OverlayRecord } from './overlay-record.js';
 import { undoOverlay } from './overlay-undo.js';
 import type { Consistency, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
 import { FREEZE_TIMEOUT_SECONDS, quiesceRefusal, thawUndo, withFreeze } from './quiesce.js';
 import { snapshotXml } from './snapshot-xml.js';
+import { OVERLAY_KIND } from './watched-kinds.js';
 
 /** Formats that QEMU both reads as a backing file and commits into without loss. */
 const BASE_FORMATS: ReadonlySet<string> = new Set(['raw', 'qcow2']);

@@ -7,6 +7,7 @@ import { pullLayers } from '../../src/chain/pull-layers.js';
 import { openChain } from '../../src/chain/restore-point.js';
 import { takePoint } from '../../src/chain/take-point.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { DyingJournal } from '../support/dying-journal.js';
 import {
   type Contents,
   chain,
@@ -29,7 +30,6 @@ import {
   write,
   writeAndRun,
 } from './chain-vm.js';
-import { DyingJournal } from './dying-journal.js';
 
 useChainVm();
 

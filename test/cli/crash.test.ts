@@ -235,5 +235,15 @@ describe('after a crash', () => {
       expect((await chunkmount.run(given, env)).exitCode).toBe(0);
       expect((await chunkmount.run(['cleanup', '--name=demo'], env)).exitCode).toBe(0);
     });
+
+    it('that is full does not keep cleanup from its work', async () => {
+      expect((await chunkmount.run(given, env)).exitCode).toBe(0);
+      await fill();
+      const told = expectError(await chunkmount.run(['cleanup', '--name=demo'], env), 1);
+      // The daemon could not save its index.
+      expect(told.hint).toMatch(/all is cleaned up/);
+      expect(fs.readdirSync(path.join(env.CHUNKMOUNT_STATEDIR, 'sessions'))).toEqual([]);
+      expect(mountAt(tree)).toBeUndefined();
+    });
   });
 });

@@ -3,12 +3,15 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { undoAll } from '../../src/session/undo.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm.js';
-import { chooseProviders } from '../../src/snapshot/select.js';
+import { chooseProviders, snapshotUndo } from '../../src/snapshot/select.js';
+import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
-import { hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { DyingJournal } from '../support/dying-journal.js';
+import { eventually, hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { deviceMapper, program, requireAll } from '../support/requirements.js';
 import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
 import {
@@ -137,6 +140,34 @@ describe('one VM on logical volumes', () => {
     await libvirt.virsh.resume(domain.uuid);
   });
 
+  it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
+    const sizes: number[] = [];
+    for (const snapshotSize of [
+      { kind: 'bytes', bytes: 16 * MIB },
+      { kind: 'percent', percent: 50 },
+      undefined,
+    ] as const) {
+      await session.freeze(lvmProvider, domain.name, { targets: ['vda'], snapshotSize });
+      sizes.push((await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`))!.size / MIB);
+      expect(await session.undo()).toEqual([]);
+    }
+    expect(sizes.slice(0, 2)).toEqual([16, 32]);
+    expect(sizes[2]).toBeGreaterThanOrEqual(64);
+    expect(sizes[2]).toBeLessThanOrEqual(72);
+  });
+
+  it('too little space in the group is told before anything is made', async () => {
+    const filler = await makeVolume('filler', 3800);
+    try {
+      await expect(session.freeze(lvmProvider, domain.name)).rejects.toThrow(
+        /^the volume group cmtest has \d+ MiB left/,
+      );
+      expect(session.journal.pending()).toEqual([]);
+    } finally {
+      await removeVolumes(filler.name);
+    }
+  });
+
   it('a snapshot that ran full is known to be invalid, and reading it fails', async () => {
     const snapshot = await session.freeze(lvmProvider, domain.name, {
       targets: ['vda'],
@@ -152,6 +183,70 @@ describe('one VM on logical volumes', () => {
     ]);
     expect(await session.undo()).toEqual([]);
     await libvirt.guestVerify(domain, 'vda', { offset: 0, length: 32 * MIB, pattern: 0x22 });
+  });
+
+  it.each([false, true])('one that is nearly full is told, or enlarged (%s)', async (autoExtend) => {
+    await session.freeze(lvmProvider, domain.name, {
+      targets: ['vda'],
+      snapshotSize: { kind: 'bytes', bytes: 16 * MIB },
+    });
+    expect(await inspectSnapshots(session.journal)).toEqual([]);
+    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 14 * MIB, pattern: 0x22 });
+    const ending = new AbortController();
+    const lost: string[] = [];
+    const watching = watchSnapshots({
+      entries: session.journal.pending(),
+      reporter: session.reporter,
+      autoExtend,
+      onLost: (message) => lost.push(message),
+      intervalMs: 100,
+      signal: ending.signal,
+    });
+    const said = autoExtend ? 'notice: the LVM snapshot' : 'warn: the LVM snapshot';
+    await eventually(async () => session.reporter.messages.some((message) => message.startsWith(said)));
+    if (!autoExtend) {
+      await libvirt.guestWrite(domain, 'vda', { offset: 16 * MIB, length: 16 * MIB, pattern: 0x22 });
+      await eventually(async () => lost.length > 0);
+    }
+    ending.abort();
+    await watching;
+    expect(lost).toEqual(
+      autoExtend ? [] : [expect.stringMatching(/^the LVM snapshot cmtest\/cm-v\d+-vda ran full$/)],
+    );
+    const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
+    expect(volume!.size).toBe((autoExtend ? 20 : 16) * MIB);
+  });
+
+  /** A pause and two snapshots: an intent and what became of it, each. */
+  const RECORDS = [1, 2, 3, 4, 5, 6];
+
+  /** Nothing is left of the session, and the VM runs on its own volumes. */
+  async function expectNothing(): Promise<void> {
+    expect(session.journal.pending()).toEqual([]);
+    expect(await listVolumes()).toEqual(['one-a', 'one-b']);
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
+  }
+
+  it.each(RECORDS)('killed after journal record %i while freezing', async (records) => {
+    const journal = new DyingJournal(session.journal.file, records);
+    const loaded = await loadDomain(libvirt.virsh, domain.name);
+    const request = { virsh: libvirt.virsh, domain: loaded, disks: loaded.disks, sessionId: session.id };
+    const options = { quiesce: 'no' } as const;
+    const { reporter } = session;
+    await expect(lvmProvider.freeze({ ...request, options, journal, reporter })).rejects.toThrow('killed');
+    journal.close();
+    expect(await session.undo()).toEqual([]);
+    await expectNothing();
+  });
+
+  it.each([1, 2])('killed after journal record %i while undoing', async (records) => {
+    await session.freeze(lvmProvider, domain.name);
+    const journal = new DyingJournal(session.journal.file, records);
+    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
+    expect(journal.died).toBe(true);
+    journal.close();
+    expect(await session.undo()).toEqual([]);
+    await expectNothing();
   });
 
   it('a snapshot that is being read is not removed; later it is', async () => {

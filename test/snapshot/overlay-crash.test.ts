@@ -2,53 +2,15 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { Journal, type JournalData, type JournalEntry } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
 import { overlayProvider } from '../../src/snapshot/overlay.js';
 import { snapshotUndo } from '../../src/snapshot/select.js';
+import { DyingJournal } from '../support/dying-journal.js';
 import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
 const WRITTEN = { offset: MIB, length: 65536, pattern: 0x22 };
-
-/** As SIGKILL would: nothing runs after the nth record, nor before it was written if `before`. */
-class DyingJournal extends Journal {
-  #left: number;
-
-  constructor(
-    file: string,
-    records: number,
-    readonly before: boolean,
-  ) {
-    super(file);
-    this.#left = records;
-  }
-
-  get died(): boolean {
-    return this.#left <= 0;
-  }
-
-  #step<T>(record: () => T): T {
-    this.#left--;
-    if (this.#left < 0 || (this.before && this.#left === 0)) throw new Error('killed');
-    const result = record();
-    if (this.#left === 0) throw new Error('killed');
-    return result;
-  }
-
-  override intend(kind: string, data: JournalData): JournalEntry {
-    return this.#step(() => super.intend(kind, data));
-  }
-
-  override done(entry: JournalEntry, data?: JournalData): JournalEntry {
-    return this.#step(() => super.done(entry, data));
-  }
-
-  override undone(entry: JournalEntry): void {
-    this.#step(() => super.undone(entry));
-  }
-}
 
 let libvirt: TestLibvirt;
 let count = 0;

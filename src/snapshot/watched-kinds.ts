@@ -1,0 +1,7 @@
+/** Journal kind of an overlay. */
+export const OVERLAY_KIND = 'overlay';
+/** Journal kind of an LVM snapshot. */
+export const LVM_KIND = 'lvm-snapshot';
+
+/** Snapshots that take up room while the VM writes. Here, so that the daemon can look for them without loading what makes them. */
+export const WATCHED_KINDS: ReadonlySet<string> = new Set([OVERLAY_KIND, LVM_KIND]);
