@@ -129,6 +129,7 @@ async function startScanners({ tree }: ServedTree): Promise<void> {
       new Promise<void>((resolve) => {
         // A scanner that fails leaves its chunks to whoever asks for them.
         worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
+        worker.on('message', () => resolve());
         worker.on('exit', () => resolve());
       }),
   );
