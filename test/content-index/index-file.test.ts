@@ -287,7 +287,7 @@ describe('saveIndex', () => {
     const before = fs.readFileSync(indexes.file);
     const broken: ChunkHasher = {
       ...hasher,
-      hash: () => {
+      end: () => {
         throw new Error('no hash');
       },
     };
