@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createHasher } from '../chunks/chunk-hash.js';
-import { STOP } from '../content-index/rows.js';
+import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
 import { CHUNK_FILESYSTEM } from '../fuse/chunk-filesystem.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
@@ -54,7 +54,10 @@ class Daemon implements DaemonWork {
       if (resolved + unreadable === chunks) this.#scanSeconds = (performance.now() - started) / 1000;
       this.#saveIfChanged(served);
     });
-    this.#watch = new SnapshotWatch(this.sessionDirectory, this.#config!.snapshotAutoextend);
+    const lose = () => {
+      for (const { rows } of served.tree.disks) Atomics.store(rows.control, LOST, 1);
+    };
+    this.#watch = new SnapshotWatch(this.sessionDirectory, this.#config!.snapshotAutoextend, lose);
     this.#timers.push(
       setInterval(() => this.#writeStatus(served, 'serving'), STATUS_INTERVAL_MS),
       setInterval(() => this.#saveIfChanged(served), SAVE_INTERVAL_MS),

@@ -1,13 +1,14 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
+import { fsyncDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
 import type { Reporter } from '../report/reporter.js';
 import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
-import { type UndoContext, type UndoHandlers, undoAll } from '../session/undo.js';
+import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
 import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
 import { snapshotUndo } from '../snapshot/select.js';
 import { dumpUndo } from './dump-files.js';
@@ -57,13 +58,14 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     const journal = new Journal(state.journal(name));
     try {
       const wasServed = journal.find(SERVE) !== undefined;
-      // Whoever copied the tree has ended by now; later the snapshots are gone.
-      const [lost] = wasServed ? await lostSnapshots(directory, journal, reporter) : [];
       const damage = () => {
         if (wasServed) repeatWarnings(name, directory, reporter);
-        return wasServed ? (lost ?? damageOf(name, directory)) : undefined;
+        // An earlier cleanup may have come so far and no further.
+        return readLost(directory) ?? (wasServed ? damageOf(name, directory) : undefined);
       };
-      const problems = await undoSession({ name, state, journal, reporter, signal, commitTimeoutMs }, damage);
+      const noteLost = () => noteLostSnapshots(directory, journal, reporter);
+      const session = { name, state, journal, reporter, signal, commitTimeoutMs };
+      const problems = await undoSession(session, { inspect: damage, unserved: noteLost });
       if (problems.length > 0) throw unfinished(name, problems);
     } finally {
       journal.close();
@@ -89,14 +91,22 @@ export function unfinished(name: string, problems: readonly Error[]): Chunkmount
 
 /**
  * Undoes what the journal holds. When nothing is left the session's directory goes too. Returns what went wrong.
- * `inspect` is asked, once the daemon has ended, whether the tree was whole.
+ * `inspect` is asked, once all is undone, whether the tree was whole; `unserved` is called when nobody can read it any more, and the
+ * snapshots are still there.
  */
 export async function undoSession(
   session: UndoContext & { readonly name: string; readonly state: StateDirectory },
-  inspect: () => Error | undefined = () => undefined,
+  {
+    inspect = () => undefined,
+    unserved = async () => {},
+  }: { inspect?: () => Error | undefined; unserved?: () => Promise<void> } = {},
 ): Promise<Error[]> {
   const { name, state } = session;
-  const problems = await undoAll(session, HANDLERS, BARRIERS);
+  const stopServing: UndoHandler = async (entry, context) => {
+    await stopServingUndo[SERVE](entry, context);
+    await unserved();
+  };
+  const problems = await undoAll(session, { ...HANDLERS, [SERVE]: stopServing }, BARRIERS);
   if (problems.length > 0) return problems;
   const damage = inspect();
   const directory = state.session(name);
@@ -105,15 +115,31 @@ export async function undoSession(
   return damage === undefined ? [] : [damage];
 }
 
-/** Why the frozen disks did not stay as they were, if anybody can have read them. */
-async function lostSnapshots(directory: string, journal: Journal, reporter: Reporter): Promise<Error[]> {
-  if (readSessionRecord(directory) === undefined) return [];
+/** Where a cleanup keeps, for itself and for the next one, that a snapshot did not stay as it was. */
+function lostFile(directory: string): string {
+  return path.join(directory, 'lost.json');
+}
+
+const Lost = v.object({ message: v.string(), hint: v.optional(v.string()) });
+
+/** Notes why the frozen disks did not stay as they were, if anybody can have read them. */
+async function noteLostSnapshots(directory: string, journal: Journal, reporter: Reporter): Promise<void> {
+  if (readSessionRecord(directory) === undefined) return;
   try {
-    return await inspectSnapshots(journal);
+    const [lost] = await inspectSnapshots(journal);
+    if (lost === undefined) return;
+    const { message, hint } = lost;
+    replaceFile(lostFile(directory), JSON.stringify({ message, ...(hint === undefined ? {} : { hint }) }));
   } catch (error) {
     reporter.warn(`whether the snapshots stayed whole cannot be told: ${messageOf(error)}`);
-    return [];
   }
+}
+
+function readLost(directory: string): Error | undefined {
+  const text = readIfExists(lostFile(directory));
+  if (text === undefined) return undefined;
+  const { message, hint } = v.parse(Lost, JSON.parse(text));
+  return failed(message, { hint });
 }
 
 /** What the daemon had to say: the mount command had returned by then. An index is checked where its rows are first needed. */

@@ -17,6 +17,8 @@ export class SnapshotWatch {
   constructor(
     sessionDirectory: string,
     private readonly autoExtend: boolean,
+    /** Called when the content of a snapshot is gone. */
+    private readonly whenLost: () => void,
   ) {
     this.#watch(path.join(sessionDirectory, 'journal.jsonl')).catch((error: unknown) =>
       this.#keep(this.#warnings, `the snapshots are not looked after: ${messageOf(error)}`),
@@ -40,7 +42,10 @@ export class SnapshotWatch {
     const { watchSnapshots } = await import('../snapshot/watch-snapshots.js');
     const keep = (message: string) => this.#keep(this.#warnings, message);
     const reporter: Reporter = { ...silentReporter, warn: keep, notice: keep };
-    const onLost = (message: string) => this.#keep(this.#lost, message);
+    const onLost = (message: string) => {
+      this.#keep(this.#lost, message);
+      this.whenLost();
+    };
     await watchSnapshots({
       entries,
       reporter,

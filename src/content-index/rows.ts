@@ -32,7 +32,9 @@ export const CHANGED = 5;
 export const UNREADABLE_COUNT = 6;
 /** Blocks of the index file whose checksum was wrong. */
 export const DAMAGED_BLOCKS = 7;
-const CONTROL_SLOTS = 8;
+/** Not 0: the frozen disk is lost; what would be read now is not what it held. */
+export const LOST = 8;
+const CONTROL_SLOTS = 9;
 
 /** 2^30 rows need 13 GiB; more is a mistake rather than a disk. */
 const MAX_ROWS = 2 ** 30;

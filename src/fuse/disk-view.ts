@@ -3,7 +3,7 @@ import { CHUNKS_PER_DIRECTORY, chunkLength, chunksInDirectory, directoryCount } 
 import { formatHash, sumsLine, sumsLineLength } from '../chunks/paths.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { Resolver } from '../content-index/resolver.js';
-import { UNREADABLE, ZERO } from '../content-index/rows.js';
+import { LOST, UNREADABLE, ZERO } from '../content-index/rows.js';
 import { ExtentMap } from '../image/extent-map.js';
 import { ExtentReader } from '../image/extent-reader.js';
 import type { TreeDisk } from './chunk-tree.js';
@@ -73,6 +73,8 @@ export class DiskView {
   readChunk(chunk: number, position: number, length: number, into: Uint8Array, at: number): number {
     const count = Math.min(length, this.lengthOf(chunk) - position);
     if (count <= 0) return 0;
+    // Parts of it may still be in the page cache, and a copy would seem to be whole.
+    if (Atomics.load(this.disk.rows.control, LOST) !== 0) return EIO;
     try {
       this.#reader.read(chunk * this.disk.geometry.chunkSize + position, count, into, at);
       return count;

@@ -12,7 +12,7 @@ function lost(what: string, hint: string): ChunkmountError {
 
 async function inspectLvm(entry: JournalEntry): Promise<ChunkmountError[]> {
   const record = readLvmRecord(entry);
-  const snapshot = await findLvmSnapshot(record).catch(() => undefined);
+  const snapshot = await findLvmSnapshot(record);
   const name = `${record.group}/${record.name}`;
   if (snapshot === undefined) {
     return entry.done
@@ -54,7 +54,7 @@ const INSPECTORS: Readonly<
 
 /**
  * Whether the frozen disks stayed as they were: to be asked after the last read, and before anything is undone. Returns why not;
- * empty when all is well. Changes nothing.
+ * empty when all is well; throws when it cannot be told. Changes nothing.
  */
 export async function inspectSnapshots(journal: Journal): Promise<ChunkmountError[]> {
   const errors: ChunkmountError[] = [];

@@ -1,3 +1,4 @@
+import { messageOf } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
 import { extend, freeInGroup, type LogicalVolume, volumeByName } from './logical-volume.js';
 import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
@@ -5,10 +6,12 @@ import type { Once, WatchRequest } from './watch-request.js';
 
 /** From here on a thick snapshot or a pool is nearly full: as in LVM's own snapshot_autoextend_threshold example. */
 const NEARLY_FULL_PERCENT = 80;
+/** Sizes must be multiples of it; LVM rounds up to the extents of the group. */
+const SECTOR = 512;
 /** LVM's own snapshot_autoextend_percent. */
 const EXTEND_PERCENT = 20;
 async function enlarge(snapshot: LogicalVolume, { reporter, signal }: WatchRequest): Promise<boolean> {
-  const wanted = Math.ceil((snapshot.size * EXTEND_PERCENT) / 100);
+  const wanted = Math.ceil((snapshot.size * EXTEND_PERCENT) / 100 / SECTOR) * SECTOR;
   const bytes = Math.min(wanted, await freeInGroup(snapshot.group, signal));
   if (bytes <= 0) return false;
   await extend(snapshot, bytes, signal);
@@ -24,7 +27,15 @@ async function watchThick(snapshot: LogicalVolume, request: WatchRequest, once: 
   }
   const used = snapshot.usedPercent ?? 0;
   if (used < NEARLY_FULL_PERCENT) return;
-  if (request.autoExtend && (await enlarge(snapshot, request))) return;
+  const enlarged =
+    request.autoExtend &&
+    (await enlarge(snapshot, request).catch((error: unknown) => {
+      once.do(`${name} extend`, () =>
+        request.reporter.warn(`the LVM snapshot ${name} cannot be enlarged: ${messageOf(error)}`),
+      );
+      return false;
+    }));
+  if (enlarged) return;
   const step = Math.floor(used / 5) * 5;
   once.do(`${name} ${step}`, () => request.reporter.warn(`the LVM snapshot ${name} is ${used} % full`));
 }

@@ -42,7 +42,7 @@ export async function watchSnapshots(request: WatchRequest): Promise<void> {
   while (watched.length > 0 && !signal.aborted) {
     for (const entry of watched) {
       await WATCHERS[entry.kind]!(entry, request, once).catch((error: unknown) =>
-        reporter.debug(`the snapshots could not be looked after: ${messageOf(error)}`),
+        once.do('error', () => reporter.warn(`the snapshots could not be looked after: ${messageOf(error)}`)),
       );
     }
     await sleep(request.intervalMs ?? INTERVAL_MS, undefined, { signal }).catch(() => undefined);

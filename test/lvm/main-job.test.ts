@@ -72,9 +72,9 @@ describe('from logical volumes to a tree, and back', () => {
   it('a snapshot that runs full is never a good backup', async () => {
     await chunkmount.succeed('--vm=lvm01', '--snapsize=4M', connect());
     await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 16 * MIB, pattern: 0x33 });
+    await expect.poll(() => chunkmount.succeed('list'), { timeout: 60_000 }).toMatch(/lvm01 +failed/);
     const chunk = path.join(tree, 'vda', '000000', '00000005');
     await expect(fs.promises.readFile(chunk)).rejects.toThrow(/EIO/);
-    await expect.poll(() => chunkmount.succeed('list'), { timeout: 60_000 }).toMatch(/lvm01 +failed/);
     const told = expectError(await chunkmount.run(['cleanup', '--vm=lvm01']), 1);
     expect(told.message).toMatch(/the LVM snapshot cmtest\/\S+ of disk vda ran full/);
     expect(told.hint).toMatch(/--snapsize/);
