@@ -37,11 +37,21 @@ export interface BackupOptions extends DirectoryOptions {
   connect?: string;
 }
 
-/** `--statedir` and `--backupdir`, which every verb that knows sessions has. */
+export function addStateOption(command: Command): Command {
+  return command.option(
+    '--statedir <dir>',
+    'sessions and chunk indexes (CHUNKMOUNT_STATEDIR; /var/lib/chunkmount)',
+  );
+}
+
+/** `--statedir` and `--backupdir`, which every verb that knows sessions takes: the same for the commands of one script. */
 export function addDirectoryOptions(command: Command): Command {
-  return command
-    .option('--backupdir <dir>', 'where trees are mounted (CHUNKMOUNT_BACKUPDIR; /var/lib/libvirt/backup)')
-    .option('--statedir <dir>', 'sessions and chunk indexes (CHUNKMOUNT_STATEDIR; /var/lib/chunkmount)');
+  return addStateOption(
+    command.option(
+      '--backupdir <dir>',
+      'where trees are mounted (CHUNKMOUNT_BACKUPDIR; /var/lib/libvirt/backup)',
+    ),
+  );
 }
 
 export function addConnectOption(command: Command): Command {

@@ -5,12 +5,7 @@ import { bootTree } from '../restore/boot.js';
 import { finishBoot } from '../restore/boot-finish.js';
 import { listBoots } from '../restore/boot-state.js';
 import { discardBoot } from '../restore/boot-undo.js';
-import {
-  addConnectOption,
-  addDirectoryOptions,
-  type DirectoryOptions,
-  stateDirectory,
-} from './backup-options.js';
+import { addConnectOption, addStateOption, type DirectoryOptions, stateDirectory } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { DEFAULT_STORAGE } from './define-options.js';
 
@@ -105,7 +100,7 @@ function choose(tree: string | undefined, options: BootOptions): Action {
 }
 
 export const bootCommand: CommandModule = (context) =>
-  addConnectOption(addDirectoryOptions(new Command('boot')))
+  addConnectOption(addStateOption(new Command('boot')))
     .description('start a VM from a tree at once, without restoring it')
     .argument('[tree]', 'the directory that holds manifest.json')
     .option('--name <name>', "the VM's name (NAME-boot)")

@@ -8,7 +8,7 @@ import { usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import {
   addConnectOption,
-  addDirectoryOptions,
+  addStateOption,
   COMMIT_TIMEOUT_OPTION,
   commitTimeoutMs,
   type DirectoryOptions,
@@ -205,7 +205,7 @@ function refuseMixture(
 }
 
 export const chainCommand: CommandModule = (context) =>
-  addConnectOption(addDirectoryOptions(new Command('chain')))
+  addConnectOption(addStateOption(new Command('chain')))
     .description('forward incremental images of VMs, and restoring any point of them')
     .addArgument(
       new Command()
