@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 import { constants } from 'node:os';
-import { Command, CommanderError } from 'commander';
-import { toolVersion } from './backup/version.js';
-import type { CommandContext, CommandModule } from './commands/context.js';
+import { type Command, CommanderError } from 'commander';
+import type { CommandContext } from './commands/context.js';
+import { addVerbs, createProgram } from './commands/program.js';
 import { translateSpellings } from './commands/spellings.js';
-import { DEFAULT_VERB, loadVerbs } from './commands/verbs.js';
+import { loadVerbs } from './commands/verbs.js';
 import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode } from './errors.js';
 import { TerminalReporter } from './report/terminal-reporter.js';
 import { TextReporter } from './report/text-reporter.js';
@@ -47,58 +47,17 @@ function surviveClosedOutput(): void {
   });
 }
 
-/** How commander shows help, and mistakes: in the form of our own errors. */
-function configure(command: Command, name: string): void {
-  command
-    .exitOverride()
-    .configureHelp({ showGlobalOptions: true })
-    .showHelpAfterError(`  see ${name} --help`)
-    .configureOutput({
-      outputError: (text, write) =>
-        write(
-          text
-            .replace(/^error: /, 'chunkmount: error: ')
-            .replace('\n(Did', ' (did')
-            .replace(/\.\n$/, '\n'),
-        ),
-    });
-}
-
-/** The program without its verbs: before they are known, mistakes can be told already. */
-function createProgram(): Command {
-  const program = new Command('chunkmount')
-    .description(
-      'Shows the frozen disks of libvirt/KVM virtual machines as directories of chunk files, for rsync, BackupPC, restic, borg and rclone.',
-    )
-    .version(toolVersion())
-    .option('--debug', 'say what is done and why')
-    .option('--json', 'the result as one JSON object on stdout');
-  configure(program, 'chunkmount');
-  return program;
-}
-
-function addVerbs(
-  program: Command,
-  verbs: readonly CommandModule[],
-  first: AbortController,
-  second: AbortController,
-): void {
-  const context = (): CommandContext => {
-    const { debug = false, json = false } = program.opts<GlobalOptions>();
-    const { stdout, stderr } = process;
-    const reporter = stderr.isTTY
-      ? new TerminalReporter(stderr, { debug })
-      : new TextReporter(stderr, { debug });
-    const exitWith = (code: number) => {
-      exitCode = code;
-    };
-    return { reporter, stdout, json, signal: first.signal, insisted: second.signal, exitWith };
+/** Makes what a verb gets when it runs. */
+function contextOf(program: Command, first: AbortSignal, second: AbortSignal): CommandContext {
+  const { debug = false, json = false } = program.opts<GlobalOptions>();
+  const { stdout, stderr } = process;
+  const reporter = stderr.isTTY
+    ? new TerminalReporter(stderr, { debug })
+    : new TextReporter(stderr, { debug });
+  const exitWith = (code: number) => {
+    exitCode = code;
   };
-  for (const create of verbs) {
-    const command = create(context);
-    configure(command, `chunkmount ${command.name()}`);
-    program.addCommand(command, { isDefault: command.name() === DEFAULT_VERB });
-  }
+  return { reporter, stdout, json, signal: first, insisted: second, exitWith };
 }
 
 /** What to do about errors of the system that nobody foresaw where they happened. */
@@ -146,7 +105,7 @@ async function main(): Promise<number> {
   const program = createProgram();
   try {
     const args = translateSpellings(process.argv.slice(2));
-    addVerbs(program, await loadVerbs(args), first, second);
+    addVerbs(program, await loadVerbs(args), () => contextOf(program, first.signal, second.signal));
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {
     exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);

@@ -1,11 +1,12 @@
 import * as os from 'node:os';
 import * as path from 'node:path';
-import type { Command } from 'commander';
+import type { Command, Option } from 'commander';
 import type { BackupSettings } from '../backup/settings.js';
 import { DEFAULT_CHUNK_SIZE } from '../chunks/geometry.js';
 import { usage } from '../errors.js';
 import { StateDirectory } from '../session/state-directory.js';
 import { parseSnapshotSize } from '../snapshot/snapshot-size.js';
+import { choiceOption } from './choice-option.js';
 import { parseOwner } from './owner.js';
 import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
 
@@ -69,12 +70,31 @@ export function commitTimeoutMs(options: { commitTimeout?: string }): number | u
   return commitTimeout === undefined ? undefined : parseCount(commitTimeout, '--commit-timeout', 1) * 1000;
 }
 
+export function quiesceOption(): Option {
+  return choiceOption('--quiesce [how]', "freeze the guest's file systems for the moment; try if not said", [
+    'try',
+    'require',
+  ]);
+}
+
+export function transportOption(): Option {
+  const choices = ['auto', 'kernel', 'native'];
+  return choiceOption('--transport <kind>', 'kernel takes root, native libfuse', choices).default('auto');
+}
+
 /** The options that mount, run and dump share. */
 export function addBackupOptions(command: Command): Command {
   addConnectOption(addDirectoryOptions(command));
   return command
     .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
-    .option('--snapshot <kind>', 'how to freeze the disks: auto, overlay, lvm, none', 'auto')
+    .addOption(
+      choiceOption('--snapshot <kind>', 'how to freeze the disks', [
+        'auto',
+        'overlay',
+        'lvm',
+        'none',
+      ]).default('auto'),
+    )
     .option('--no-snapshot', 'pause the VM until cleanup, and take no snapshot')
     .option('--snapsize <size>', 'room of an LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
     .option(
@@ -84,10 +104,10 @@ export function addBackupOptions(command: Command): Command {
     .option('--state', "save the guest's memory, too: what is restored goes on from that moment")
     .option('--shutdown', 'shut the VM down for the snapshot, and start it again at once')
     .option('--shutdown-timeout <seconds>', 'how long it may take; then nothing is done', '300')
-    .option('--quiesce [how]', "freeze the guest's file systems for the moment: try (default) or require")
+    .addOption(quiesceOption())
     .option('--overlay-dir <dir>', 'where overlays go (beside each image)')
     .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
-    .option('--transport <kind>', 'auto, kernel (root) or native (libfuse)', 'auto')
+    .addOption(transportOption())
     .option('--direct-io', 'bypass the page cache: for readers with large buffers')
     .option('--allow-other', 'without root: let other users into the tree')
     .option('--owner <user[:group]>', 'whom the files of the tree belong to')

@@ -12,6 +12,7 @@ import {
   COMMIT_TIMEOUT_OPTION,
   commitTimeoutMs,
   type DirectoryOptions,
+  quiesceOption,
   stateDirectory,
 } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
@@ -225,7 +226,7 @@ export const chainCommand: CommandModule = (context) =>
     .option('--consolidate-only', "merge the VM's layers, and copy nothing")
     .option('--full', 'copy the disks as a whole, and begin anew')
     .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
-    .option('--quiesce [how]', "freeze the guest's file systems for the moment: try (default) or require")
+    .addOption(quiesceOption())
     .option('--overlay-dir <dir>', 'where layers go (beside each image)')
     .option(...COMMIT_TIMEOUT_OPTION)
     .option('--at <point>', 'of restore: latest, a number, or a date', 'latest')

@@ -4,6 +4,7 @@ import { chooseTransport } from '../backup/choose-transport.js';
 import { usage } from '../errors.js';
 import { mountImages } from '../restore/image-mount.js';
 import { unmountImages } from '../restore/image-unmount.js';
+import { transportOption } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { parseOwner } from './owner.js';
 import { parseChoice } from './parse.js';
@@ -23,7 +24,7 @@ A chunk is compared with its sum when it is first read; a damaged one is an inpu
 
 Exit status: 0 mounted; 1 failed, and nothing is left; 2 usage; 4 the tree's manifest or sums are missing or damaged.
 
-Example: single files out of a backup
+Example, single files out of a backup:
   mkdir /mnt/images /mnt/files
   chunkmount image-mount /backup/mail01 /mnt/images
   losetup --find --show --read-only --partscan /mnt/images/vda.img      prints /dev/loopN
@@ -32,7 +33,10 @@ Example: single files out of a backup
   umount /mnt/files; losetup -d /dev/loopN; chunkmount image-unmount /mnt/images`;
 
 const UNMOUNT_HELP = `
-Exit status: 0 unmounted; 1 it is in use, and by whom; 2 there is no such mount.`;
+Exit status: 0 unmounted; 1 it is in use, and by whom; 2 there is no such mount.
+
+Example:
+  chunkmount image-unmount /mnt/images`;
 
 /** Files are for their owner alone; it is the content of other people's disks. */
 const FILE_MODE = 0o400;
@@ -70,7 +74,7 @@ export const imageMountCommand: CommandModule = (context) =>
     .argument('<tree>', 'the directory that holds manifest.json')
     .argument('<mountpoint>', 'an empty directory')
     .option('--no-verify', 'do not compare what is read with the sums')
-    .option('--transport <kind>', 'auto, kernel (root) or native (libfuse)', 'auto')
+    .addOption(transportOption())
     .option('--allow-other', 'without root: let other users in')
     .option('--owner <user[:group]>', 'whom the images belong to')
     .option('--log <file>', 'where damaged chunks that readers run into are named')
