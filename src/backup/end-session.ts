@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
+import type { Counters } from '../fuse/transport.js';
 import { fsyncDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
 import type { Reporter } from '../report/reporter.js';
@@ -14,7 +15,7 @@ import { snapshotUndo } from '../snapshot/select.js';
 import { dumpUndo } from './dump-files.js';
 import { mountpointUndo } from './mountpoint.js';
 import { readSessionRecord } from './session-record.js';
-import { readStatus } from './status.js';
+import { type DaemonStatus, readStatus } from './status.js';
 import { SERVE, stopServingUndo } from './stop-serving.js';
 
 const HANDLERS: UndoHandlers = {
@@ -42,7 +43,13 @@ export interface EndRequest {
 }
 
 /** How a session ended. `nothing`: there was none. */
-export type EndResult = { readonly kind: 'ended' } | { readonly kind: 'nothing' };
+export type EndResult =
+  | {
+      readonly kind: 'ended';
+      /** What was read of the tree, if it was served. */
+      readonly counters: Counters | undefined;
+    }
+  | { readonly kind: 'nothing' };
 
 /**
  * Undoes a session: unmounts, ends the daemon, gives the VM its disks back. Works after a crash at any point and when run twice.
@@ -56,10 +63,12 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     const directory = state.session(name);
     if (!fs.existsSync(directory)) return { kind: 'nothing' };
     const journal = new Journal(state.journal(name));
+    let status: DaemonStatus | undefined;
     try {
       const wasServed = journal.find(SERVE) !== undefined;
       const damage = () => {
-        if (wasServed) repeatWarnings(name, directory, reporter);
+        if (wasServed) status = readStatus(directory);
+        if (status !== undefined) tellStatus(name, status, reporter);
         // An earlier cleanup may have come so far and no further.
         return readLost(directory) ?? (wasServed ? damageOf(name, directory) : undefined);
       };
@@ -70,7 +79,7 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
     } finally {
       journal.close();
     }
-    return { kind: 'ended' };
+    return { kind: 'ended', counters: status?.counters };
   } finally {
     lock.release({ keep: request.keepLock });
   }
@@ -143,12 +152,14 @@ function readLost(directory: string): Error | undefined {
 }
 
 /** What the daemon had to say: the mount command had returned by then. An index is checked where its rows are first needed. */
-function repeatWarnings(name: string, directory: string, reporter: Reporter): void {
-  const status = readStatus(directory);
-  for (const warning of status?.warnings ?? []) reporter.warn(`${name}: ${warning}`);
-  const damaged = status?.scan.damagedIndexBlocks ?? 0;
-  if (damaged > 0)
+function tellStatus(name: string, { warnings = [], scan, counters }: DaemonStatus, reporter: Reporter): void {
+  for (const warning of warnings) reporter.warn(`${name}: ${warning}`);
+  if (scan.damagedIndexBlocks > 0)
     reporter.warn(`the index of ${name} was damaged: chunks that did not change may have counted as changed`);
+  const { chunksRead, reads, bytesRead } = counters;
+  reporter.debug(
+    `${name}: ${chunksRead} of ${scan.chunks} chunk files read; ${reads} reads, ${bytesRead} bytes`,
+  );
 }
 
 /** Why the tree that was served was not whole; undefined if it was, or if nobody can have read it. */

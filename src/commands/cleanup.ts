@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { endSession } from '../backup/end-session.js';
+import { type EndResult, endSession } from '../backup/end-session.js';
 import { endChainSession } from '../chain/chain-session.js';
 import { checkName } from '../chunks/names.js';
 import { usage } from '../errors.js';
@@ -51,17 +51,23 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
   if (names.length === 0 && !all)
     throw usage('nothing to clean up was named', { hint: 'give --vm=NAME, --name=NAME or --all' });
   const shared = { state, keepLock: options.keepLock === true, commitTimeoutMs: commitTimeoutMs(options) };
-  const outcomes = await forEachName(names, signal, async (name) => {
+  const outcomes = await forEachName(names, signal, async (name): Promise<EndResult> => {
     const request = { name, command: 'cleanup', ...shared, reporter, signal };
-    if (await endChainSession({ ...request, insisted: signal })) return 'ended';
-    const { kind } = await endSession(request);
-    if (kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
-    return kind;
+    if (await endChainSession({ ...request, insisted: signal }))
+      return { kind: 'ended', counters: undefined };
+    const result = await endSession(request);
+    if (result.kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
+    return result;
   });
   const ended = outcomes.flatMap((outcome) =>
-    outcome.ok && outcome.value === 'ended' ? [outcome.name] : [],
+    outcome.ok && outcome.value.kind === 'ended' ? [{ name: outcome.name, ...outcome.value }] : [],
   );
-  printResult(context, { ended, failed: failuresOf(outcomes) }, []);
+  const result = {
+    ended: ended.map(({ name }) => name),
+    counters: Object.fromEntries(ended.map(({ name, counters }) => [name, counters])),
+    failed: failuresOf(outcomes),
+  };
+  printResult(context, result, []);
   throwFailures(outcomes, reporter);
 }
 

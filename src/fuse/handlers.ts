@@ -1,3 +1,4 @@
+import { isChunk } from '../chunks/inodes.js';
 import { EINVAL, EIO, ENOSYS, ENOTTY, ERANGE, EROFS } from './errno.js';
 import type { Attributes, ReadOnlyFilesystem } from './filesystem.js';
 import { answerInit, MAX_READ } from './wire/init.js';
@@ -8,8 +9,11 @@ import type { Request } from './wire/request.js';
 /** Room for a reply of any request: the header and the most that one READ or READDIR asks for. */
 export const REPLY_BUFFER_LENGTH = OUT_HEADER_LENGTH + MAX_READ;
 
-/** Numbers that `list` shows; each thread counts its own. */
-export const COUNTER_NAMES = ['requests', 'stats', 'reads', 'bytesRead', 'ioErrors'] as const;
+/**
+ * Numbers that `list --json` and `cleanup --json` show; each thread counts its own. `chunksRead` counts reads from a chunk's
+ * beginning: as long as its pages stay in the page cache, that is once for each chunk file that somebody reads.
+ */
+export const COUNTER_NAMES = ['requests', 'stats', 'reads', 'bytesRead', 'ioErrors', 'chunksRead'] as const;
 
 export interface ServedFilesystem {
   readonly filesystem: ReadOnlyFilesystem;
@@ -17,6 +21,13 @@ export interface ServedFilesystem {
   readonly directIo: boolean;
   /** In the order of COUNTER_NAMES. */
   readonly counters: Float64Array;
+}
+
+/** Counts one answered read of `got` bytes. */
+export function countRead(counters: Float64Array, inode: number, position: number, got: number): void {
+  counters[2]!++;
+  counters[3]! += got;
+  if (position === 0 && isChunk(inode)) counters[5]!++;
 }
 
 /** Length of the reply in the reply buffer; 0: this request gets none. */
@@ -71,10 +82,10 @@ const open: Handler = ({ directIo }, request, reply) => {
 /** struct fuse_read_in: fh u64, offset u64, size u32, … */
 const read: Handler = ({ filesystem, counters }, request, reply) => {
   const size = Math.min(request.uint32(56), MAX_READ);
-  const got = filesystem.read(request.inode, request.uint64(48), size, reply.bytes, OUT_HEADER_LENGTH);
+  const position = request.uint64(48);
+  const got = filesystem.read(request.inode, position, size, reply.bytes, OUT_HEADER_LENGTH);
   if (got < 0) return reply.error(request, got);
-  counters[2]!++;
-  counters[3]! += got;
+  countRead(counters, request.inode, position, got);
   return reply.header(request, got);
 };
 

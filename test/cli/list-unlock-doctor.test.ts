@@ -77,7 +77,7 @@ describe('what is there, and what is missing', () => {
         daemon: expect.objectContaining({
           state: 'serving',
           scan: { chunks: 4, resolved: 4, changed: 4, unreadable: 0, damagedIndexBlocks: 0 },
-          counters: expect.objectContaining({ ioErrors: 0 }),
+          counters: expect.objectContaining({ ioErrors: 0, chunksRead: 1 }),
         }),
         pending: ['serve', 'mountpoint', 'hold'],
         kept: false,

@@ -1,6 +1,7 @@
 import type { Operations, Stat, Statfs, XattrReply } from 'fuse-native';
 import { EIO, ERANGE } from '../errno.js';
 import type { Attributes, FilesystemStatistics, ReadOnlyFilesystem } from '../filesystem.js';
+import { countRead } from '../handlers.js';
 import { FILE_TYPES } from '../wire/protocol.js';
 import type { InodeNumbers } from './inode-numbers.js';
 import { PathLookup } from './path-lookup.js';
@@ -128,8 +129,7 @@ export class NativeOperations {
     if (inode < 0) return inode;
     const got = this.filesystem.read(inode, position, Math.min(length, buffer.length), buffer, 0);
     if (got < 0) return got;
-    this.counters[2]!++;
-    this.counters[3]! += got;
+    countRead(this.counters, inode, position, got);
     return got;
   }
 

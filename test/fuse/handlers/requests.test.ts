@@ -123,20 +123,24 @@ describe('other requests', () => {
 });
 
 describe('the counters', () => {
-  it('tell requests, stats, reads, bytes and I/O errors apart', async () => {
+  it('tell requests, stats, reads, bytes, chunks and I/O errors apart', async () => {
     const other = await Exchange.of(trees.tree({ vdc: [noise(3 * CHUNK)] }));
     const inode = fields(other.ask(Opcode.LOOKUP, 1, named('vdc')), ENTRY_OUT).nodeid as bigint;
     const directory = fields(other.ask(Opcode.LOOKUP, inode, named('000000')), ENTRY_OUT).nodeid as bigint;
     const chunk = fields(other.ask(Opcode.LOOKUP, directory, named('00000001')), ENTRY_OUT).nodeid as bigint;
     other.ask(Opcode.READ, chunk, encode(READ_IN, { size: 100 }));
+    other.ask(Opcode.READ, chunk, encode(READ_IN, { offset: 100n, size: 100 }));
+    const sums = fields(other.ask(Opcode.LOOKUP, 1, named('vdc.xxh64')), ENTRY_OUT).nodeid as bigint;
+    other.ask(Opcode.READ, sums, encode(READ_IN, { size: 1 }));
     other.ask(Opcode.LOOKUP, 1, named('unknown'));
-    expect(other.counters()).toEqual({ requests: 5, stats: 4, reads: 1, bytesRead: 100, ioErrors: 0 });
+    const counted = { requests: 8, stats: 5, reads: 3, bytesRead: 201, ioErrors: 0, chunksRead: 1 };
+    expect(other.counters()).toEqual(counted);
 
     fs.truncateSync(trees.image('vdc'), CHUNK);
     const failing = other.ask(Opcode.READ, chunk, encode(READ_IN, { size: 100 }));
     expect(failing!.error).toBe(-EIO);
     // A request without a reply leaves the one before in the buffer.
     other.ask(Opcode.FORGET, chunk, Buffer.alloc(8));
-    expect(other.counters()).toMatchObject({ requests: 7, reads: 1, bytesRead: 100, ioErrors: 1 });
+    expect(other.counters()).toEqual({ ...counted, requests: 10, ioErrors: 1 });
   });
 });

@@ -176,13 +176,22 @@ describe('the counters', () => {
     getattr('/x');
     read('/manifest.json', 0, 7);
     read('/vda', 0, 7);
+    read('/vda/000000/00000000', 0, 7);
+    read('/vda/000000/00000000', 7, 7);
     readdir('/');
     xattr('/', 0);
     const counted = () => Object.fromEntries(COUNTER_NAMES.map((name, i) => [name, counters[i]]));
-    expect(counted()).toEqual({ requests: 6, stats: 2, reads: 1, bytesRead: 7, ioErrors: 0 });
+    expect(counted()).toEqual({
+      requests: 8,
+      stats: 2,
+      reads: 3,
+      bytesRead: 21,
+      ioErrors: 0,
+      chunksRead: 1,
+    });
     fs.truncateSync(trees.image('vda'), 0);
     expect(read('/vda/000000/00000000', 0, 1)).toBe(-EIO);
-    expect(counted()).toMatchObject({ requests: 7, reads: 1, ioErrors: 1 });
+    expect(counted()).toMatchObject({ requests: 9, reads: 3, ioErrors: 1, chunksRead: 1 });
   });
 });
 
