@@ -36,7 +36,9 @@ async function fill(partial: PartialFile, job: RestoreJob, target: Target): Prom
   const { fd: targetFd, compareBelow } = partial;
   const onTick = (reached: number) => partial.note(Math.max(reached, compareBelow));
   onTick(0);
-  const where = { target: target.file, targetFd, compareBelow, rest: 'zeros', onTick } as const;
+  // What is converted afterwards is read once more.
+  const direct = job.request.format === 'raw';
+  const where = { target: target.file, targetFd, direct, compareBelow, rest: 'zeros', onTick } as const;
   const result = await writeChunks({ source, keepGoing, reporter, signal, ...where });
   if (signal.aborted) throw interrupted(source.disk.target, 'run the same command again to go on');
   return result;

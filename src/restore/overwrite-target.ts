@@ -55,7 +55,7 @@ export async function overwriteTarget(job: RestoreJob, target: Target): Promise<
   const targetFd = target.kind === 'device' ? openDevice(source, target) : openImage(job, target);
   const compareBelow = delta ? source.disk.chunkCount : 0;
   try {
-    const where = { target: target.file, targetFd, compareBelow, rest: 'unknown' } as const;
+    const where = { target: target.file, targetFd, direct: !delta, compareBelow, rest: 'unknown' } as const;
     const result = await writeChunks({ source, keepGoing, reporter, signal, ...where });
     if (signal.aborted) throw interrupted(source.disk.target, 'go on with --delta');
     await fsync(targetFd);

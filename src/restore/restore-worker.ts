@@ -1,18 +1,16 @@
 /** Worker thread: copies chunks of a tree to their places in a file or block device. */
 import { workerData } from 'node:worker_threads';
-import { failed, messageOf, systemCode } from '../errors.js';
+import { systemCode } from '../errors.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
-import { readFully, writeFullyAt } from './full-io.js';
+import { readFully } from './full-io.js';
+import { TargetWriter, type WritableTarget } from './target-writer.js';
 import { type SharedQueue, WorkQueue } from './work-queue.js';
 import { workOff } from './worker-loop.js';
 
 export interface RestoreTask {
   readonly source: SharedSource;
   readonly queue: SharedQueue;
-  /** Open for reading and writing, in the whole process. */
-  readonly targetFd: number;
-  /** What to call the target in errors. */
-  readonly target: string;
+  readonly target: WritableTarget;
   /** Chunks below this one may be there already: they are read and hashed, and written only if they differ. */
   readonly compareBelow: number;
   /** What the target holds from `compareBelow` on: nothing but zeros, or who knows what. */
@@ -25,32 +23,18 @@ const task = workerData as RestoreTask;
 const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
-const chunk = Buffer.allocUnsafeSlow(disk.chunkSize);
+const writer = new TargetWriter(task.target, disk.chunkSize);
 const present = Buffer.allocUnsafeSlow(disk.chunkSize);
 
 /** Whether chunk `index` is in the target already. A target that cannot be read is one that has to be written. */
 function isPresent(index: number, length: number, test: (data: Uint8Array) => boolean): boolean {
   try {
-    const got = readFully(task.targetFd, present, length, index * disk.chunkSize);
+    const got = readFully(task.target.fd, present, length, index * disk.chunkSize);
     return got === length && test(present.subarray(0, length));
   } catch (error) {
     if (systemCode(error) === 'EIO') return false;
     throw error;
   }
-}
-
-function write(index: number, length: number): void {
-  try {
-    writeFullyAt(task.targetFd, chunk, length, index * disk.chunkSize);
-  } catch (error) {
-    throw failed(`${task.target} cannot be written at ${index * disk.chunkSize}: ${messageOf(error)}`, {
-      hint:
-        systemCode(error) === 'ENOSPC'
-          ? 'make room and run the same command again: what has been restored is kept'
-          : 'look at the storage that it is on (dmesg)',
-    });
-  }
-  queue.count('written');
 }
 
 /** Whether the target already holds zeros in the place of a chunk that is not compared by hash. */
@@ -60,10 +44,15 @@ function restIsZero(index: number, length: number): boolean {
   return task.rest === 'zeros' || isPresent(index, length, (data) => source.holdsZeros(data, length));
 }
 
-/** Brings the chunk in the buffer to its place. `zero`: it may be all zeros, which then need not be written everywhere. */
-function place(index: number, length: number, zero: boolean): void {
-  if (zero && source.holdsZeros(chunk, length) && restIsZero(index, length)) queue.count('zero');
-  else write(index, length);
+/** Has chunk `index` written. `zero`: it may be all zeros, which then need not be written everywhere. */
+function write(index: number, chunk: Buffer, zero: boolean): void {
+  const length = source.lengthOf(index);
+  if (zero && source.holdsZeros(chunk, length) && restIsZero(index, length)) {
+    queue.count('zero');
+  } else {
+    writer.add(length);
+    queue.count('written');
+  }
 }
 
 function restore(index: number): void {
@@ -72,16 +61,22 @@ function restore(index: number): void {
     queue.count('unchanged');
     return;
   }
+  const chunk = writer.place(index);
   source.read(index, chunk);
-  place(index, length, source.isZero(index));
+  write(index, chunk, source.isZero(index));
 }
 
 /** With --keep-going: zeros in place of what is damaged; what merely cannot be checked is better than zeros. */
 function replace(damage: { kind: string; chunk: number }): void {
-  const length = source.lengthOf(damage.chunk);
-  if (damage.kind !== 'unverified') chunk.fill(0, 0, length);
-  place(damage.chunk, length, true);
+  const chunk = writer.place(damage.chunk);
+  if (damage.kind !== 'unverified') chunk.fill(0, 0, source.lengthOf(damage.chunk));
+  write(damage.chunk, chunk, true);
 }
 
-workOff({ queue, work: restore, onDamage: task.keepGoing ? replace : undefined });
+workOff({
+  queue,
+  work: restore,
+  onBlockEnd: () => writer.flush(),
+  onDamage: task.keepGoing ? replace : undefined,
+});
 source.close();

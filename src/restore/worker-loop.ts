@@ -14,6 +14,8 @@ export interface LoopOptions {
   readonly work: (chunk: number) => void;
   /** Called before the first chunk of each block. */
   readonly onBlock?: (first: number) => void;
+  /** Called after the last chunk of each block, also of one that was left half-way. */
+  readonly onBlockEnd?: () => void;
   /** Called after a damage was told; undefined: it ends all workers. */
   readonly onDamage?: ((damage: ChunkDamage) => void) | undefined;
 }
@@ -28,6 +30,7 @@ export function workOff(options: LoopOptions): void {
         workOn(chunk, options);
         queue.count('done');
       }
+      options.onBlockEnd?.();
     }
   } catch (error) {
     queue.stop();

@@ -1,12 +1,19 @@
+import * as fs from 'node:fs';
 import type { Reporter } from '../report/reporter.js';
 import type { ChunkSource } from './chunk-source.js';
 import { type ChunkDamage, DamageError } from './damage.js';
 import type { RestoreTask } from './restore-worker.js';
+import { openDirect, type WritableTarget } from './target-writer.js';
 import { blockChunks, WorkQueue } from './work-queue.js';
 import { runPool } from './worker-pool.js';
 
-export interface WriteRequest
-  extends Pick<RestoreTask, 'targetFd' | 'target' | 'compareBelow' | 'rest' | 'keepGoing'> {
+export interface WriteRequest extends Pick<RestoreTask, 'compareBelow' | 'rest' | 'keepGoing'> {
+  /** Open for reading and writing. */
+  readonly targetFd: number;
+  /** What to call the target in errors. */
+  readonly target: string;
+  /** Write past the page cache, where that can be done: what is written is not read again soon. */
+  readonly direct: boolean;
   readonly source: ChunkSource;
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
@@ -33,12 +40,28 @@ export interface WriteResult {
  * chunk, unless `keepGoing`. Does not sync.
  */
 export async function writeChunks(request: WriteRequest): Promise<WriteResult> {
-  const { source, reporter, signal, onTick, ...task } = request;
+  const directFd = request.direct ? openDirect(request.targetFd) : undefined;
+  try {
+    return await writeTo({ fd: request.targetFd, directFd, name: request.target }, request);
+  } finally {
+    if (directFd !== undefined) fs.closeSync(directFd);
+  }
+}
+
+async function writeTo(target: WritableTarget, request: WriteRequest): Promise<WriteResult> {
+  const { source, reporter, signal, onTick, compareBelow, rest, keepGoing } = request;
   const { disk } = source;
   const queue = WorkQueue.create(disk.chunkCount, blockChunks(disk.chunkSize));
   const { damage, damageCount } = await runPool({
     worker: new URL('./restore-worker.js', import.meta.url),
-    task: { ...task, source: source.share(), queue: queue.shared } satisfies RestoreTask,
+    task: {
+      target,
+      compareBelow,
+      rest,
+      keepGoing,
+      source: source.share(),
+      queue: queue.shared,
+    } satisfies RestoreTask,
     queue,
     disk,
     label: `restoring ${disk.target}`,
