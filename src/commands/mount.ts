@@ -2,7 +2,9 @@ import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
 import { endSession } from '../backup/end-session.js';
 import { waitForUnmount } from '../backup/wait-for-unmount.js';
-import { usage } from '../errors.js';
+import { messageOf, usage } from '../errors.js';
+import { notifyReady } from '../host/service-manager.js';
+import type { Reporter } from '../report/reporter.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
@@ -23,7 +25,9 @@ Examples:
   rsync -a --delete /var/lib/libvirt/backup/mail01/ backup:/srv/mail01/
   chunkmount cleanup --vm=mail01
 
-  chunkmount --image=disk.qcow2 --name=demo --backupdir=/mnt --statedir=/var/lib/demo`;
+  chunkmount --image=disk.qcow2 --name=demo --backupdir=/mnt --statedir=/var/lib/demo
+  chunkmount --vm=mail01,devsrv --exclude=vdb --quiesce=require
+  chunkmount --vm=mail01 --foreground                  until Ctrl-C; in a unit of systemd with Type=notify`;
 
 /** Mounts the trees of VMs or images. Sessions stay until `cleanup`, or with --foreground until a signal or unmount. */
 export async function runMount(options: MountOptions, context: CommandContext): Promise<void> {
@@ -54,6 +58,7 @@ async function stay(
 ): Promise<void> {
   const { state, keepLock, commitTimeoutMs } = backupSettings(options);
   const { reporter, signal, insisted } = context;
+  await tellReady(mounted, reporter);
   await Promise.all(mounted.map(({ mountpoint }) => waitForUnmount(mountpoint, signal)));
   const outcomes = await forEachName(
     mounted.map(({ name }) => name),
@@ -62,6 +67,16 @@ async function stay(
       endSession({ name, state, command: 'mount', keepLock, reporter, signal: insisted, commitTimeoutMs }),
   );
   throwFailures(outcomes, reporter);
+}
+
+/** A service manager that is not told ends us after a while, and the trees then go as with any other signal. */
+async function tellReady(mounted: readonly BegunSession[], reporter: Reporter): Promise<void> {
+  if (mounted.length === 0) return;
+  try {
+    await notifyReady(mounted.map(({ mountpoint }) => mountpoint).join(' '));
+  } catch (error) {
+    reporter.warn(`the service manager could not be told: ${messageOf(error)}`);
+  }
 }
 
 export const mountCommand: CommandModule = (context) =>

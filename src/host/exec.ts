@@ -40,6 +40,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   umount: 'mount',
   flock: 'util-linux',
   fusermount3: 'fuse3',
+  'systemd-notify': 'systemd',
   lvs: 'lvm2',
   lvcreate: 'lvm2',
   lvremove: 'lvm2',
