@@ -5,15 +5,16 @@ function quote(text: string): string {
   return text.replace(/[\\[\]:]/g, String.raw`\$&`).replaceAll("'", "'\\''");
 }
 
+/** With a space before it, a function is called with its own arguments alone. */
 function action(completion: Completion): string {
   switch (completion.kind) {
     case 'words':
       return `(${completion.words.map(quote).join(' ')})`;
     case 'vms':
-      return '_chunkmount_vms';
+      return ' _chunkmount_vms';
     case 'sessions':
     case 'boots':
-      return `_chunkmount_state ${completion.kind}`;
+      return ` _chunkmount_state ${completion.kind}`;
     case 'files':
       return '_files';
     case 'directories':

@@ -113,7 +113,7 @@ describe('the units of systemd', () => {
     it('fails when the daemon dies', async () => {
       const running = start('chunkmount@.service', 'ExecStart');
       await eventually(() => mountAt(mail01) !== undefined);
-      await eventually(() => fs.existsSync(chunkmount.path('state/sessions/mail01/status.json')));
+      await eventually(() => fs.existsSync(chunkmount.path('state/sessions/mail01/session.json')));
       const [daemon] = findProcesses((argv) => argv.at(-1)?.endsWith('/sessions/mail01') === true);
       process.kill(daemon!.pid, 'SIGKILL');
       const { exitCode, stderr } = await running;
@@ -123,7 +123,7 @@ describe('the units of systemd', () => {
 
     it('cleans up after it was killed, and only then', async () => {
       const running = start('chunkmount@.service', 'ExecStart');
-      await eventually(() => fs.existsSync(chunkmount.path('state/sessions/mail01/status.json')));
+      await eventually(() => fs.existsSync(chunkmount.path('state/sessions/mail01/session.json')));
       const exited = await start('chunkmount@.service', 'ExecStopPost', { EXIT_CODE: 'exited' });
       expect(exited.exitCode).toBe(0);
       expect(mountAt(mail01)).toBeDefined();
