@@ -77,7 +77,7 @@ export function rsyncCommand(source: string, destination: string, ...options: st
 export function rsyncReport(stdout: string): RsyncReport {
   const literal = /^Literal data: ([0-9,]+) bytes$/m.exec(stdout);
   return {
-    files: [...stdout.matchAll(/^>f\S+ (.*)$/gm)].map((match) => match[1]!),
+    files: [...stdout.matchAll(/^[<>]f\S+ (.*)$/gm)].map((match) => match[1]!),
     literalBytes: Number(literal?.[1]?.replaceAll(',', '')),
   };
 }

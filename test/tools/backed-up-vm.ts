@@ -13,9 +13,7 @@ export const CHUNK = 16 * 1024;
 const SIZE = 258 * CHUNK + 1536;
 export const CHUNKS = 259;
 /** Chunks that are all zeros at first; `change` writes to one of them. */
-export const ZERO_CHUNKS = [7, 255];
-/** What `change` writes to: the end of one chunk, two whole ones, the beginning of another. */
-export const CHANGED = [254, 255, 256, 257];
+export const ZERO_CHUNKS = [100, 255];
 
 /** Where examples/ is. */
 export const EXAMPLES = path.resolve(import.meta.dirname, '../../examples');
@@ -88,10 +86,18 @@ export class BackedUpVm {
     return result.stdout;
   }
 
-  /** The guest writes what it never wrote before to the chunks `CHANGED`. */
-  async change(): Promise<void> {
-    const write = { offset: 254 * CHUNK + 4096, length: 3 * CHUNK, pattern: ++this.#pattern };
-    await this.#libvirt!.guestWrite(this.#domain!, 'vda', write);
+  /**
+   * The guest writes what it never wrote before: to the end of a chunk, two whole ones and the beginning of another, and a chunk's data
+   * becomes zeros. Returns the numbers of these chunks, that of the zeros first.
+   */
+  async change(): Promise<number[]> {
+    const pattern = ++this.#pattern;
+    const writes = [
+      { offset: pattern * CHUNK, length: CHUNK, pattern: 0 },
+      { offset: 254 * CHUNK + 4096, length: 3 * CHUNK, pattern },
+    ];
+    for (const write of writes) await this.#libvirt!.guestWrite(this.#domain!, 'vda', write);
+    return [pattern, 254, 255, 256, 257];
   }
 
   /** What is on the disk now. */

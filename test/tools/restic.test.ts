@@ -1,7 +1,7 @@
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { program } from '../support/requirements.js';
-import { BackedUpVm, CHANGED, CHUNKS, EXAMPLES, OPTIONS } from './backed-up-vm.js';
+import { BackedUpVm, CHUNKS, EXAMPLES, OPTIONS } from './backed-up-vm.js';
 
 const vm = new BackedUpVm();
 const env = {
@@ -24,9 +24,9 @@ describe('examples/restic', () => {
     const first = await vm.content();
     await backup();
     await backup();
-    await vm.change();
+    const changed = await vm.change();
     await backup();
-    expect(vm.chunksRead()).toEqual([CHUNKS, 0, CHANGED.length]);
+    expect(vm.chunksRead()).toEqual([CHUNKS, 0, changed.length]);
 
     const snapshots = JSON.parse(await vm.run(['restic', 'snapshots', '--json'], { env }));
     expect(snapshots).toMatchObject([1, 2, 3].map(() => ({ tags: ['mail01'], paths: [vm.tree] })));

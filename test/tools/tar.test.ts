@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { BackedUpVm, CHANGED, CHUNKS, EXAMPLES, OPTIONS, ZERO_CHUNKS } from './backed-up-vm.js';
+import { BackedUpVm, CHUNKS, EXAMPLES, OPTIONS, ZERO_CHUNKS } from './backed-up-vm.js';
 
 const vm = new BackedUpVm();
 const example = (name: string) => path.join(EXAMPLES, 'pre-post', name);
@@ -34,9 +34,9 @@ describe('GNU tar with examples/pre-post', () => {
     const first = await vm.content();
     await backup(1);
     await backup(2);
-    await vm.change();
+    const changed = await vm.change();
     await backup(3);
-    expect(vm.chunksRead()).toEqual([CHUNKS - ZERO_CHUNKS.length, 0, CHANGED.length]);
+    expect(vm.chunksRead()).toEqual([CHUNKS - ZERO_CHUNKS.length, 0, changed.length - 1]);
     await vm.expectRestorable(await restore(2), first);
     await vm.expectRestorable(await restore(3), await vm.content());
   });
