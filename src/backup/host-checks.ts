@@ -3,71 +3,67 @@ import * as os from 'node:os';
 import { messageOf } from '../errors.js';
 import { loadFuseNative } from '../fuse/native/load.js';
 import { run } from '../host/exec.js';
-import { Virsh } from '../libvirt/virsh.js';
-
-/** ok: there. missing: what needs it does not work. poor: it works, with a drawback. */
-export type CheckState = 'ok' | 'missing' | 'poor';
-
-export interface CheckResult {
-  readonly name: string;
-  readonly state: CheckState;
-  /** What was found. */
-  readonly detail: string;
-  /** What it is for, when it is missing. */
-  readonly need?: string;
-  /** A command that mends it. */
-  readonly fix?: string;
-  /** Bytes that are free there. */
-  readonly free?: number;
-}
+import { type DomainName, Virsh } from '../libvirt/virsh.js';
+import type { CheckResult } from './check-result.js';
+import { checkVms } from './vm-checks.js';
 
 interface Program {
   readonly program: string;
-  readonly versionArgument: string;
   readonly need: string;
   readonly packageName: string;
+  /** What works without it has a drawback. */
+  readonly optional?: boolean;
 }
 
 const PROGRAMS: readonly Program[] = [
   {
     program: 'qemu-img',
-    versionArgument: '--version',
     need: 'everything: it says where the data of an image lies',
     packageName: 'qemu-utils',
   },
   {
     program: 'qemu-storage-daemon',
-    versionArgument: '--version',
     need: 'holding images, and reading compressed ones',
     packageName: 'qemu-system-common',
   },
-  { program: 'mount', versionArgument: '--version', need: 'the kernel transport', packageName: 'mount' },
-  { program: 'flock', versionArgument: '--version', need: 'locking', packageName: 'util-linux' },
+  { program: 'mount', need: 'the kernel transport', packageName: 'mount' },
+  { program: 'flock', need: 'locking', packageName: 'util-linux' },
   {
     program: 'virsh',
-    versionArgument: '--version',
     need: 'backing up VMs (--vm)',
     packageName: 'libvirt-clients',
   },
   {
     program: 'fusermount3',
-    versionArgument: '--version',
     need: 'the native transport, and raw views without root',
     packageName: 'fuse3',
   },
-  { program: 'lvs', versionArgument: '--version', need: 'snapshots of LVM volumes', packageName: 'lvm2' },
+  { program: 'lvs', need: 'snapshots of LVM volumes', packageName: 'lvm2' },
+  {
+    program: 'losetup',
+    need: 'single files out of a mounted image',
+    packageName: 'mount',
+    optional: true,
+  },
+  {
+    program: 'xxhsum',
+    need: 'checking a backup without chunkmount',
+    packageName: 'xxhash',
+    optional: true,
+  },
 ];
 
 const MIN_NODE_MAJOR = 20;
 
-async function checkProgram({ program, versionArgument, need, packageName }: Program): Promise<CheckResult> {
+async function checkProgram(wanted: Program): Promise<CheckResult> {
+  const { program, need, packageName, optional = false } = wanted;
   try {
-    const { stdout, stderr } = await run(program, [versionArgument], { timeoutMs: 10_000 });
+    const { stdout, stderr } = await run(program, ['--version'], { timeoutMs: 10_000 });
     return { name: program, state: 'ok', detail: (stdout || stderr).split('\n')[0]!.trim() };
   } catch (error) {
     return {
       name: program,
-      state: 'missing',
+      state: optional ? 'poor' : 'missing',
       detail: messageOf(error),
       need,
       fix: `apt-get install ${packageName}`,
@@ -118,20 +114,70 @@ function checkNative(): CheckResult {
   }
 }
 
-async function checkLibvirt(connect: string | undefined): Promise<CheckResult> {
-  const name = 'libvirt';
+/** QEMU's programs are built with or without it. */
+async function checkFuseExport(): Promise<CheckResult[]> {
   try {
-    const domains = await new Virsh({ connect }).list();
-    return { name, state: 'ok', detail: `${domains.length} VMs` };
-  } catch (error) {
-    return {
-      name,
-      state: 'missing',
-      detail: messageOf(error),
-      need: 'backing up VMs (--vm)',
-      fix: 'systemctl enable --now libvirtd',
-    };
+    const { stdout } = await run('qemu-storage-daemon', ['--help'], { timeoutMs: 10_000 });
+    if (/--export \[type=\]fuse,/.test(stdout)) return [];
+  } catch {
+    // That it is missing is said of the program.
+    return [];
   }
+  return [
+    {
+      name: 'FUSE in qemu-storage-daemon',
+      state: 'missing',
+      detail: 'this one was built without it',
+      need: 'reading compressed images, and formats of which only QEMU knows the inside',
+      fix: 'apt-get install qemu-system-common',
+    },
+  ];
+}
+
+function checkLoopControl(): CheckResult {
+  const name = '/dev/loop-control';
+  const need = 'single files out of a mounted image';
+  if (fs.existsSync(name)) return { name, state: 'ok', detail: 'is there' };
+  return { name, state: 'poor', detail: 'is not there', need, fix: 'modprobe loop' };
+}
+
+interface LibvirtWanted {
+  readonly connect: string | undefined;
+  /** All if undefined. */
+  readonly vms: readonly string[] | undefined;
+  readonly overlayDirectory: string | undefined;
+}
+
+async function checkLibvirt({ connect, vms, overlayDirectory }: LibvirtWanted): Promise<CheckResult[]> {
+  const name = 'libvirt';
+  const virsh = new Virsh({ connect });
+  let domains: DomainName[];
+  try {
+    domains = await virsh.list();
+  } catch (error) {
+    const fix = 'systemctl enable --now libvirtd';
+    return [
+      { name, state: 'missing', detail: messageOf(error), need: 'backing up VMs (--vm)', fix },
+      ...(vms ?? []).map((vm) => unknownVm(vm)),
+    ];
+  }
+  const wanted = domains.filter((domain) => vms?.includes(domain.name) ?? true);
+  const unknown = (vms ?? []).filter((vm) => !domains.some((domain) => domain.name === vm));
+  return [
+    { name, state: 'ok', detail: `${domains.length} VMs` },
+    ...(await checkVms({ virsh, domains: wanted, overlayDirectory })),
+    ...unknown.map((vm) => unknownVm(vm)),
+  ];
+}
+
+function unknownVm(name: string): CheckResult {
+  return {
+    name,
+    state: 'missing',
+    detail: 'libvirt knows no such VM',
+    need: 'backing it up',
+    fix: 'virsh list --all',
+  };
 }
 
 function checkRoot(): CheckResult {
@@ -172,23 +218,30 @@ function checkDirectory(name: string, directory: string): CheckResult {
     return { name, state: 'missing', detail: obstacle, need: 'sessions', fix };
   }
   const { bavail, bsize } = fs.statfsSync(place);
-  return { name, state: 'ok', detail: directory, free: bavail * bsize };
+  const free = bavail * bsize;
+  // Whoever may write there could have root undo what he likes.
+  if (place === directory && (fs.statSync(place).mode & 0o022) !== 0) {
+    const fix = `chmod go-w ${directory}`;
+    return { name, state: 'poor', detail: `others may write to ${directory}`, need: 'safety', fix, free };
+  }
+  return { name, state: 'ok', detail: directory, free };
 }
 
 /** Looks at what chunkmount needs on this host. Changes nothing. */
-export async function checkHost(options: {
-  readonly stateDirectory: string;
-  readonly backupDirectory: string;
-  readonly connect: string | undefined;
-}): Promise<CheckResult[]> {
-  return Promise.all([
+export async function checkHost(
+  options: LibvirtWanted & { readonly stateDirectory: string; readonly backupDirectory: string },
+): Promise<CheckResult[]> {
+  const checks = await Promise.all([
     checkNode(),
     checkRoot(),
     checkFuseDevice(),
+    checkLoopControl(),
     checkNative(),
     ...PROGRAMS.map(checkProgram),
-    checkLibvirt(options.connect),
+    checkFuseExport(),
+    checkLibvirt(options),
     checkDirectory('state directory', options.stateDirectory),
     checkDirectory('backup directory', options.backupDirectory),
   ]);
+  return checks.flat();
 }

@@ -1,5 +1,7 @@
+import * as path from 'node:path';
 import { Command } from 'commander';
-import { type CheckResult, checkHost } from '../backup/host-checks.js';
+import type { CheckResult } from '../backup/check-result.js';
+import { checkHost } from '../backup/host-checks.js';
 import { failed } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import {
@@ -10,13 +12,28 @@ import {
   stateDirectory,
 } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { parseList } from './parse.js';
 
 export interface DoctorOptions extends DirectoryOptions {
   connect?: string;
+  vm?: string;
+  overlayDir?: string;
 }
 
 const HELP = `
-Exit status: 0 nothing is missing; 1 something is.`;
+Looks at programs, devices and directories, at libvirt, and for each VM at the room for its overlays, at what confines its
+QEMU, and asks its guest agent for a sign of life. Changes nothing. A line each, and where something is not as it should
+be what that is needed for and a command that mends it:
+  ok       all is well
+  poor     it works without, with a drawback
+  missing  what needs it does not work
+
+Exit status: 0 nothing is missing; 1 something is.
+
+Examples:
+  chunkmount doctor
+  chunkmount doctor --vm=mail01 --overlay-dir=/srv/overlays     would overlays work there?
+  chunkmount doctor --json`;
 
 const MARKS = { ok: 'ok     ', poor: 'poor   ', missing: 'missing' } as const;
 
@@ -34,6 +51,8 @@ export async function runDoctor(options: DoctorOptions, context: CommandContext)
     stateDirectory: stateDirectory(options).root,
     backupDirectory: backupDirectory(options),
     connect: options.connect,
+    vms: options.vm === undefined || options.vm === 'all' ? undefined : parseList(options.vm, '--vm'),
+    overlayDirectory: options.overlayDir === undefined ? undefined : path.resolve(options.overlayDir),
   });
   printResult(context, { checks }, checks.flatMap(describe));
   const missing = checks.filter(({ state }) => state === 'missing');
@@ -47,5 +66,7 @@ export async function runDoctor(options: DoctorOptions, context: CommandContext)
 export const doctorCommand: CommandModule = (context) =>
   addConnectOption(addDirectoryOptions(new Command('doctor')))
     .description('what this host can do, and how to get what is missing')
+    .option('--vm <names>', 'look at these VMs alone: mail01,devsrv')
+    .option('--overlay-dir <dir>', 'where overlays would go (beside each image)')
     .addHelpText('after', HELP)
     .action(async (options: DoctorOptions) => runDoctor(options, context()));

@@ -1,0 +1,121 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { ChunkmountError, messageOf } from '../errors.js';
+import { readIfExists } from '../host/durable.js';
+import { HELPER_PROFILE, LOCAL_PROFILE, mayRead, securityModels } from '../libvirt/apparmor.js';
+import type { Disk, Domain } from '../libvirt/domain.js';
+import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import type { DomainName, Virsh } from '../libvirt/virsh.js';
+import { attribute, child, children, parseXml, rootOf } from '../libvirt/xml.js';
+import { checkSpace } from '../snapshot/overlay-files.js';
+import type { CheckResult } from './check-result.js';
+
+const PING_SECONDS = 3;
+const AGENT_CHANNEL = 'org.qemu.guest_agent.0';
+
+export interface VmChecks {
+  readonly virsh: Virsh;
+  readonly domains: readonly DomainName[];
+  /** As for `--overlay-dir`. */
+  readonly overlayDirectory: string | undefined;
+}
+
+/** Looks at what backing up each VM needs: room for its overlays, its guest agent, and what confines its QEMU. */
+export async function checkVms({ virsh, domains, overlayDirectory }: VmChecks): Promise<CheckResult[]> {
+  const models = await securityModels(virsh).catch((): string[] => []);
+  const profile = models.includes('apparmor') ? helperProfile() : undefined;
+  const results: CheckResult[] = [];
+  for (const { uuid, name } of domains) results.push(...(await checkVm(uuid, name)));
+  return [confinement(models), ...results];
+
+  async function checkVm(uuid: string, name: string): Promise<CheckResult[]> {
+    let domain: Domain;
+    try {
+      domain = await loadDomainByUuid(virsh, uuid);
+    } catch (error) {
+      const fix = `virsh dumpxml ${name}`;
+      return [{ name, state: 'missing', detail: messageOf(error), need: 'backing it up', fix }];
+    }
+    return [
+      ...overlayPlaces(domain, overlayDirectory).map((place) => checkPlace(name, place)),
+      ...(profile === undefined ? [] : checkConfinement(domain, overlayDirectory, profile)),
+      ...(domain.state === 'running' ? [await checkAgent(virsh, domain)] : []),
+    ];
+  }
+}
+
+function confinement(models: readonly string[]): CheckResult {
+  const names = models.filter((model) => model !== 'dac' && model !== 'none');
+  return {
+    name: 'confinement of QEMU',
+    state: 'ok',
+    detail: names.length === 0 ? 'none' : names.join(', '),
+  };
+}
+
+function helperProfile(): string | undefined {
+  const profile = readIfExists(HELPER_PROFILE);
+  return profile === undefined ? undefined : `${profile}\n${readIfExists(LOCAL_PROFILE) ?? ''}`;
+}
+
+function disksOf({ disks }: Domain): (Disk & { path: string })[] {
+  return disks.flatMap((disk) =>
+    disk.device === 'disk' && !disk.readonly && disk.path !== undefined ? [{ ...disk, path: disk.path }] : [],
+  );
+}
+
+/** Directories that overlays of its disks would be made in. */
+function overlayPlaces(domain: Domain, overlayDirectory: string | undefined): string[] {
+  if (overlayDirectory !== undefined) return [overlayDirectory];
+  const files = disksOf(domain).filter(({ type }) => type !== 'block');
+  return [...new Set(files.map((disk) => path.dirname(disk.path)))];
+}
+
+function checkPlace(vm: string, place: string): CheckResult {
+  const name = `${vm}: overlays`;
+  try {
+    checkSpace(path.join(place, 'overlay'));
+    const { bavail, bsize } = fs.statfsSync(place);
+    return { name, state: 'ok', detail: `in ${place}`, free: bavail * bsize };
+  } catch (error) {
+    const fix = error instanceof ChunkmountError && error.hint !== undefined ? error.hint : `df ${place}`;
+    return { name, state: 'missing', detail: messageOf(error), need: `backing up ${vm} while it runs`, fix };
+  }
+}
+
+/** Images that AppArmor keeps libvirt from looking into: with an overlay on them, QEMU is refused them. */
+function checkConfinement(
+  domain: Domain,
+  overlayDirectory: string | undefined,
+  profile: string,
+): CheckResult[] {
+  const overlay = overlayDirectory === undefined ? [] : [path.join(overlayDirectory, 'vda.cm-x.qcow2')];
+  const images = disksOf(domain).flatMap((disk) => (disk.type === 'block' ? [] : [disk.path]));
+  const refused = [...images, ...overlay].filter((image) => !mayRead(profile, image));
+  return [...new Set(refused.map((image) => path.dirname(image)))].map((directory) => ({
+    name: `${domain.name}: AppArmor`,
+    state: 'missing' as const,
+    detail: `does not let libvirt read ${refused.filter((image) => path.dirname(image) === directory).join(', ')}`,
+    need: `backing up ${domain.name} while it runs: QEMU would be refused the image below an overlay`,
+    fix: `echo '${directory}/** r,' >>${LOCAL_PROFILE}; apparmor_parser -r ${HELPER_PROFILE}`,
+  }));
+}
+
+async function checkAgent(virsh: Virsh, { uuid, name: vm }: Domain): Promise<CheckResult> {
+  const name = `${vm}: guest agent`;
+  const need = '--quiesce: file systems that are clean, not as after a power failure';
+  try {
+    const devices = child(rootOf(parseXml(await virsh.dumpXml(uuid), 'domain')), 'devices');
+    const channels = devices === undefined ? [] : children(devices, 'channel');
+    if (!channels.some((channel) => attribute(child(channel, 'target'), 'name') === AGENT_CHANNEL)) {
+      const xml = `<channel type="unix"><target type="virtio" name="${AGENT_CHANNEL}"/></channel>`;
+      const fix = `echo '${xml}' | virsh attach-device ${vm} /dev/stdin --config; then in the guest: apt-get install qemu-guest-agent; and start it anew`;
+      return { name, state: 'poor', detail: 'the VM has no channel for it', need, fix };
+    }
+    await virsh.agentCommand(uuid, 'guest-ping', PING_SECONDS);
+    return { name, state: 'ok', detail: 'answers' };
+  } catch (error) {
+    const fix = 'in the guest: apt-get install qemu-guest-agent; systemctl enable --now qemu-guest-agent';
+    return { name, state: 'poor', detail: `does not answer (${messageOf(error)})`, need, fix };
+  }
+}
