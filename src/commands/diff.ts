@@ -35,8 +35,8 @@ const MAP_COLUMNS = 64;
 const MAP_ROWS = 16;
 
 const HELP = `
-Tells what changed from one backup to another, by their sums: no chunk is read. On a terminal it shows each disk as a map: · unchanged,
-░ ▒ ▓ █ up to a quarter, half, three quarters, all of the chunks that a character stands for changed.
+Tells what changed from one backup to another, by their sums: no chunk is read. On a terminal it shows each disk as a map:
+· unchanged, ░ ▒ ▓ █ up to a quarter, half, three quarters, all of the chunks that a character stands for changed.
 
 Exit status: 0 compared, whatever came of it; 1 failed; 2 wrong usage; 4 a manifest or sums file is missing or damaged.
 

@@ -1,59 +1,85 @@
-import Table from 'cli-table3';
 import { Command } from 'commander';
-import { listSessions, type SessionSummary } from '../backup/list-sessions.js';
+import { listSessions, type SessionState, type SessionSummary } from '../backup/list-sessions.js';
 import { formatBytes, formatDuration } from '../report/format.js';
+import { tableLines } from '../report/table.js';
 import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 
 const HELP = `
-States: mounted; working (a command begins it, or dumps); failed (chunks could not be read, or a snapshot is lost: the backup is not whole);
-dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by --keep-lock). The last is ended
-with chunkmount unlock; failed, dead and incomplete, as mounted, with chunkmount cleanup.
+A line each, with how many of its chunks were looked at and have changed, how much was read from the tree, how much its
+overlays have grown by, and what is left where they lie. On a terminal that is too narrow, a block of lines each.
 
-Exit status: 0.`;
+States: mounted; working (a command begins it, or dumps); failed (chunks could not be read, or a snapshot is lost: the
+backup is not whole); dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by
+--keep-lock). The last is ended with chunkmount unlock; failed, dead and incomplete, as mounted, with chunkmount cleanup.
 
-/** Only spaces between columns: it can be read, cut and grepped. */
-const PLAIN = {
-  chars: Object.fromEntries(
-    ['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right']
-      .concat(['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid', 'middle'])
-      .map((name) => [name, name === 'middle' ? '  ' : '']),
-  ),
-  style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
-};
+Exit status: 0.
 
-function row(session: SessionSummary): string[] {
+Examples:
+  chunkmount list
+  chunkmount list --json | jq -r '.sessions[] | select(.state != "mounted") | .name'`;
+
+const HEAD = [
+  'NAME',
+  'STATE',
+  'MOUNTPOINT',
+  'DISKS',
+  'AGE',
+  'SCANNED',
+  'CHANGED',
+  'READ',
+  'OVERLAYS',
+  'FREE',
+] as const;
+
+/** Something has to be done about these. */
+const BAD: readonly SessionState[] = ['failed', 'dead', 'incomplete'];
+
+interface Look {
+  /** Characters in a line. */
+  readonly width: number;
+  readonly coloured: boolean;
+}
+
+/** A terminal has a width, and shows colours unless it is told not to (https://no-color.org). */
+function lookOf(stdout: NodeJS.WritableStream): Look {
+  const terminal = stdout as Partial<NodeJS.WriteStream>;
+  if (terminal.isTTY !== true) return { width: Number.POSITIVE_INFINITY, coloured: false };
+  const { NO_COLOR = '', TERM } = process.env;
+  return { width: terminal.columns || 80, coloured: NO_COLOR === '' && TERM !== 'dumb' };
+}
+
+function stateText({ state, kept }: SessionSummary, coloured: boolean): string {
+  const text = state + (kept && state !== 'locked' ? ', lock kept' : '');
+  return coloured && BAD.includes(state) ? `\x1b[1;31m${text}\x1b[0m` : text;
+}
+
+function scannedPart({ resolved, chunks }: { resolved: number; chunks: number }): string {
+  return `${chunks === 0 ? 100 : Math.floor((100 * resolved) / chunks)} %`;
+}
+
+function row(session: SessionSummary, coloured: boolean): string[] {
   const { daemon, space } = session;
-  const { resolved = 0, chunks = 0 } = daemon?.scan ?? {};
-  const scanned = chunks === 0 ? 100 : Math.floor((100 * resolved) / chunks);
   return [
     session.name,
-    session.state + (session.kept && session.state !== 'locked' ? ', lock kept' : ''),
+    stateText(session, coloured),
     session.mountpoint ?? '-',
     session.disks.map(({ target, snapshot }) => `${target}:${snapshot}`).join(' ') || '-',
     session.age === null ? '-' : formatDuration(session.age),
-    daemon === null ? '-' : `${scanned} %`,
+    daemon === null ? '-' : scannedPart(daemon.scan),
     daemon === null ? '-' : String(daemon.scan.changed),
-    space.length === 0
-      ? '-'
-      : `${formatBytes(space.reduce((sum, { used }) => sum + used, 0))}, ${formatBytes(Math.min(...space.map(({ free }) => free)))} free`,
+    daemon === null ? '-' : formatBytes(daemon.counters.bytesRead),
+    space.length === 0 ? '-' : formatBytes(space.reduce((sum, { used }) => sum + used, 0)),
+    space.length === 0 ? '-' : formatBytes(Math.min(...space.map(({ free }) => free))),
   ];
 }
 
 /** Shows all sessions. */
 export async function runList(options: DirectoryOptions, context: CommandContext): Promise<void> {
   const sessions = await listSessions(stateDirectory(options));
-  const head = ['NAME', 'STATE', 'MOUNTPOINT', 'DISKS', 'AGE', 'SCANNED', 'CHANGED', 'OVERLAYS'];
-  const table = new Table({ ...PLAIN, head });
-  table.push(...sessions.map(row));
-  const lines =
-    sessions.length === 0
-      ? []
-      : table
-          .toString()
-          .split('\n')
-          .map((line) => line.trimEnd());
-  printResult(context, { sessions }, lines);
+  const { width, coloured } = lookOf(context.stdout);
+  const rows = sessions.map((session) => row(session, coloured));
+  printResult(context, { sessions }, rows.length === 0 ? [] : tableLines(HEAD, rows, width));
   for (const { name, daemon } of sessions)
     for (const warning of [...(daemon?.warnings ?? []), ...(daemon?.lost ?? [])])
       context.reporter.warn(`${name}: ${warning}`);

@@ -4,7 +4,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
-import { build, program, requireAll } from '../support/requirements.js';
+import { program, requireAll } from '../support/requirements.js';
 import { TypedShell } from '../support/typed-shell.js';
 import { expectError } from './expectations.js';
 
@@ -27,7 +27,7 @@ describe.each(SHELLS)('%s completes', (name) => {
   let shell: TypedShell;
 
   beforeAll(async () => {
-    await requireAll(build, program('script', 'bsdutils'), program(name), program('timeout', 'coreutils'));
+    await requireAll(program('script', 'bsdutils'), program(name), program('timeout', 'coreutils'));
     fs.mkdirSync(path.dirname(script));
     fs.writeFileSync(script, await chunkmount.succeed('completion', name));
     for (const session of ['mail01', 'demo', 'not one'])

@@ -4,7 +4,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
-import { build, program, requireAll, root } from '../support/requirements.js';
+import { program, requireAll, root } from '../support/requirements.js';
 
 interface Check {
   readonly name: string;
@@ -22,7 +22,7 @@ describe('doctor', () => {
   let libvirt: TestLibvirt;
 
   beforeAll(async () => {
-    await requireAll(root, build, program('qemu-img', 'qemu-utils'));
+    await requireAll(root, program('qemu-img', 'qemu-utils'));
     fs.mkdirSync(bin);
     libvirt = await TestLibvirt.start();
     const [vda, odd] = [chunkmount.path('vda.qcow2'), chunkmount.path('oddly-named')];

@@ -95,9 +95,13 @@ describe('what is there, and what is missing', () => {
         ],
       });
       const [head, first, second] = (await chunkmount.succeed('list')).trimEnd().split('\n');
-      expect(head).toMatch(/^NAME +STATE +MOUNTPOINT +DISKS +AGE +SCANNED +CHANGED +OVERLAYS$/);
-      expect(first).toMatch(new RegExp(`^demo +mounted +${tree} +disk0:none +\\S+.* +100 % +4 +-$`));
-      expect(second).toMatch(/^mail01 +mounted +\S+\/mail01 +vda:overlay +\S+.* % +\d+ +.*, .* free$/);
+      expect(head).toMatch(/^NAME +STATE +MOUNTPOINT +DISKS +AGE +SCANNED +CHANGED +READ +OVERLAYS +FREE$/);
+      expect(first).toMatch(
+        new RegExp(`^demo +mounted +${tree} +disk0:none +\\S+.* +100 % +4 +[0-9.]+ KiB +- +-$`),
+      );
+      expect(second).toMatch(
+        /^mail01 +mounted +\S+\/mail01 +vda:overlay +\S+.* % +\d+ +[0-9.]+ \w+ +[0-9.]+ \w+ +[0-9.]+ [MGT]iB$/,
+      );
       const [daemon] = findProcesses((argv) => argv.at(-1)?.endsWith('/sessions/demo') === true);
       process.kill(daemon!.pid, 'SIGKILL');
       await eventually(async () => (await list())[0].state === 'dead');

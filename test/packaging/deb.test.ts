@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { noise } from '../support/images.js';
-import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
@@ -26,7 +26,6 @@ describe('the Debian package', () => {
   beforeAll(async () => {
     await requireAll(
       root,
-      build,
       fuseDevice,
       program('dpkg-deb', 'dpkg'),
       program('chroot', 'coreutils'),
@@ -155,7 +154,6 @@ describe('the Debian package', () => {
 });
 
 it('npm packs what the program needs, and the manual', async () => {
-  await requireAll(build);
   const { stdout } = await execa('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: ROOT });
   const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
   const paths = files.map((file) => file.path);

@@ -7,7 +7,7 @@ import { findProcesses } from '../../src/host/process-list.js';
 import { eventually, toldError, traces } from '../cli/expectations.js';
 import { CLI, TestChunkmount } from '../support/chunkmount.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
-import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
 
 const UNITS = path.resolve(import.meta.dirname, '../../examples/systemd');
 const MIB = 1024 * 1024;
@@ -27,7 +27,6 @@ describe('the units of systemd', () => {
   beforeAll(async () => {
     await requireAll(
       root,
-      build,
       fuseDevice,
       program('systemd-analyze', 'systemd'),
       program('rsync'),

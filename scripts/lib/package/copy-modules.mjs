@@ -8,7 +8,7 @@ const ROOT = path.resolve(import.meta.dirname, '../../..');
 const CODE = /\.(js|cjs|mjs|json|node|so|wasm)$/;
 const LICENCE = /^(licen[cs]e|copying|notice)/i;
 /** Of other systems and programs. */
-const NEEDLESS = /^(darwin-.*|win32-.*|electron\..*|test|tests|docs)$/;
+const NEEDLESS = /^(darwin-.*|win32-.*|electron\..*|test|tests|docs|examples?)$/;
 const OTHERS_PLATFORM = new RegExp(`^linux-(?!${process.arch}$)`);
 const OTHERS_PACKAGE = /-(darwin|linux-arm)$/;
 
