@@ -17,7 +17,7 @@ const LEVELS: readonly (readonly string[])[] = [
   ['commands'],
   ['backup', 'restore', 'chain'],
   ['fuse', 'snapshot'],
-  ['content-index'],
+  ['content-index', 'tracking'],
   ['image', 'libvirt'],
   ['session', 'chunks'],
   ['host'],

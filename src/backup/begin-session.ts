@@ -45,6 +45,10 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     disks: frozen.disks,
     chunkSize: settings.chunkSize,
     sessionDirectory: directory,
+    indexDirectory: settings.state.index(source.name),
+    session: id,
+    tracking: settings.tracking,
+    politeness: settings.politeness,
     journal,
     reporter,
     signal,
@@ -63,11 +67,12 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     directIo: settings.directIo,
     allowOther: settings.allowOther,
     snapshotAutoextend: settings.snapshotAutoextend,
+    bandwidth: settings.bandwidth,
     ...settings.owner,
     ...tree,
     disks,
   };
-  await serve({ config, journal, reporter, signal });
+  await serve({ config, politeness: settings.politeness, journal, reporter, signal });
   signal?.throwIfAborted();
   const summary = frozen.disks.map(({ target, snapshot }, position) => ({
     target,

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { SessionTimes } from '../content-index/stable-times.js';
 import type { TransportKind } from '../fuse/transport.js';
 import type { ImageSource } from '../image/sources.js';
+import type { DiskTracking } from './disk-tracking.js';
 
 export interface DaemonDisk {
   readonly target: string;
@@ -14,6 +15,7 @@ export interface DaemonDisk {
   readonly sources: readonly ImageSource[];
   /** File of the raw view, if the image needs one. */
   readonly view: string | undefined;
+  readonly tracking: DiskTracking;
 }
 
 export interface DaemonFile {
@@ -36,6 +38,8 @@ export interface DaemonConfig {
   readonly allowOther: boolean;
   /** Enlarge thick LVM snapshots that are nearly full. */
   readonly snapshotAutoextend: boolean;
+  /** What the scanners may read, together, in bytes a second. */
+  readonly bandwidth?: number | undefined;
   readonly uid: number;
   readonly gid: number;
   readonly rootMtime: number;

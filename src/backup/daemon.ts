@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createHasher } from '../chunks/chunk-hash.js';
+import { sharedRate } from '../content-index/rate-limit.js';
 import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
 import { CHUNK_FILESYSTEM } from '../fuse/chunk-filesystem.js';
@@ -9,9 +10,10 @@ import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-proc
 import { serveKernel } from '../fuse/kernel/server.js';
 import { type Server, sumCounters } from '../fuse/transport.js';
 import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
+import type { ScanWork } from './scan-worker.js';
 import { ServedTree } from './served-tree.js';
 import { SnapshotWatch } from './snapshot-watch.js';
-import { writeStatus } from './status.js';
+import { type DaemonStatus, writeStatus } from './status.js';
 
 /** Two keep two cores busy. */
 const SCANNERS = 2;
@@ -47,7 +49,7 @@ class Daemon implements DaemonWork {
     const served = this.#served!;
     this.#writeStatus(served, 'serving');
     const started = performance.now();
-    this.#scanners = startScanners(served);
+    this.#scanners = startScanners(served, this.#config?.bandwidth);
     void this.#scanners.then(() => {
       const { chunks, resolved, unreadable } = served.scanState();
       // One that was stopped has no end.
@@ -103,6 +105,15 @@ class Daemon implements DaemonWork {
     }
   }
 
+  /** What nobody reads now, and `list` and `cleanup` tell. */
+  #findings(served: ServedTree): Pick<DaemonStatus, 'warnings' | 'lost'> {
+    const { warnings: ofSnapshots = [], lost: ofThem = [] } = this.#watch?.findings ?? {};
+    const found = served.trackerFindings();
+    const warnings = [...ofSnapshots, ...found.warnings];
+    const lost = [...ofThem, ...found.lost];
+    return { ...(warnings.length === 0 ? {} : { warnings }), ...(lost.length === 0 ? {} : { lost }) };
+  }
+
   #writeStatus(served: ServedTree, state: 'serving' | 'ended' | 'failed', error?: string): void {
     const counters = this.#server?.counters() ?? sumCounters([]);
     const facts = {
@@ -110,7 +121,7 @@ class Daemon implements DaemonWork {
       scan: served.scanState(),
       counters,
       ...(this.#scanSeconds === undefined ? {} : { scanSeconds: this.#scanSeconds }),
-      ...this.#watch?.findings,
+      ...this.#findings(served),
       ...(error === undefined ? {} : { error }),
     };
     const text = JSON.stringify(facts);
@@ -124,9 +135,10 @@ class Daemon implements DaemonWork {
   }
 }
 
-async function startScanners({ tree }: ServedTree): Promise<void> {
+async function startScanners({ tree }: ServedTree, bandwidth: number | undefined): Promise<void> {
+  const work: ScanWork = { tree, rate: bandwidth === undefined ? undefined : sharedRate(bandwidth) };
   const url = new URL('./scan-worker.js', import.meta.url);
-  const scanners = Array.from({ length: SCANNERS }, () => new Worker(url, { workerData: tree }));
+  const scanners = Array.from({ length: SCANNERS }, () => new Worker(url, { workerData: work }));
   const ends = scanners.map(
     (worker) =>
       new Promise<void>((resolve) => {

@@ -156,6 +156,9 @@ function tellStatus(name: string, { warnings = [], scan, counters }: DaemonStatu
   for (const warning of warnings) reporter.warn(`${name}: ${warning}`);
   if (scan.damagedIndexBlocks > 0)
     reporter.warn(`the index of ${name} was damaged: chunks that did not change may have counted as changed`);
+  reporter.debug(
+    `${name}: ${scan.bytesRead} bytes read of the disks; ${scan.kept} chunks kept unread, ${scan.audited} audited`,
+  );
   const { chunksRead, reads, bytesRead } = counters;
   reporter.debug(
     `${name}: ${chunksRead} of ${scan.chunks} chunk files read; ${reads} reads, ${bytesRead} bytes`,

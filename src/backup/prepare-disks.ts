@@ -1,7 +1,9 @@
 import * as path from 'node:path';
+import { createHasher } from '../chunks/chunk-hash.js';
 import { geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
 import { failed } from '../errors.js';
+import type { Politeness } from '../host/politeness.js';
 import { saveExtentMap } from '../image/extent-map-file.js';
 import { type InspectedImage, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
@@ -10,12 +12,18 @@ import type { Journal } from '../session/journal.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
 import type { FrozenSourceDisk } from './source.js';
+import { type TrackingSettings, trackDisk } from './track-disk.js';
 
 export interface PrepareDisksRequest {
   readonly disks: readonly FrozenSourceDisk[];
   /** Bytes. */
   readonly chunkSize: number;
   readonly sessionDirectory: string;
+  readonly indexDirectory: string;
+  /** The session's id. */
+  readonly session: string;
+  readonly tracking: TrackingSettings;
+  readonly politeness?: Politeness | undefined;
   readonly journal: Journal;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
@@ -33,13 +41,23 @@ export async function prepareDisks(request: PrepareDisksRequest): Promise<Daemon
 }
 
 async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {
-  const { sessionDirectory, chunkSize } = request;
+  const { sessionDirectory, chunkSize, indexDirectory, session, tracking: settings, reporter } = request;
   const { target } = disk;
-  const { virtualSize, extents, sources, view } = await locateDisk(disk, request);
-  geometry(virtualSize, chunkSize);
+  const since = Date.now();
+  const { virtualSize, extents, sources, view, layers } = await locateDisk(disk, request);
+  const cut = geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
-  return { target, size: virtualSize, chunkSize, extentsFile, sources, view };
+  const tracking = await trackDisk({
+    disk: { target, layers, sources, since },
+    cut,
+    indexDirectory,
+    session,
+    settings,
+    hasher: await createHasher(),
+    reporter,
+  });
+  return { target, size: virtualSize, chunkSize, extentsFile, sources, view, tracking };
 }
 
 export interface LocatedDisk extends InspectedImage {
@@ -50,9 +68,9 @@ export interface LocatedDisk extends InspectedImage {
 /** Finds out where the bytes of one frozen disk lie, and starts a raw view of it if only QEMU can decode it. */
 export async function locateDisk(
   { target, image }: FrozenSourceDisk,
-  request: Omit<PrepareDisksRequest, 'disks' | 'chunkSize'>,
+  request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'>,
 ): Promise<LocatedDisk> {
-  const { sessionDirectory, journal, reporter, signal } = request;
+  const { sessionDirectory, politeness, journal, reporter, signal } = request;
   const inspected = await inspectImage(image, { reporter, signal });
   const { layers, virtualSize, sources } = inspected;
   if (!sources.some((source) => source.kind === 'view')) return { ...inspected, view: undefined };
@@ -61,7 +79,15 @@ export async function locateDisk(
   );
   const mountpoint = path.join(sessionDirectory, `${target}.raw`);
   const logFile = path.join(sessionDirectory, LOG_NAME);
-  const { path: view } = await startRawView({ layers, virtualSize, mountpoint, logFile, journal, signal });
+  const { path: view } = await startRawView({
+    layers,
+    virtualSize,
+    mountpoint,
+    logFile,
+    politeness,
+    journal,
+    signal,
+  });
   return { ...inspected, view };
 }
 

@@ -3,7 +3,15 @@ import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, directoryCount, type Geometry, geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
 import { type IndexHeader, StoredIndex } from '../content-index/index-file.js';
-import { CHANGED, createRows, DAMAGED_BLOCKS, RESOLVED, UNREADABLE_COUNT } from '../content-index/rows.js';
+import {
+  AUDIT_DONE,
+  CHANGED,
+  createRows,
+  DAMAGED_BLOCKS,
+  KEPT,
+  RESOLVED,
+  UNREADABLE_COUNT,
+} from '../content-index/rows.js';
 import { saveIndex } from '../content-index/save-index.js';
 import { latestPossibleMtime } from '../content-index/stable-times.js';
 import { settleRecord } from '../content-index/tree-record.js';
@@ -18,6 +26,7 @@ import {
   FILE_MODE,
   indexFile,
 } from './daemon-config.js';
+import { DiskTracker } from './tracked-disk.js';
 
 /** Files up to this size are kept in memory; larger ones (memory states) stay open. */
 const MAX_CONTENT_IN_MEMORY = 1024 * 1024;
@@ -29,6 +38,12 @@ export interface ScanState {
   readonly changed: number;
   readonly unreadable: number;
   readonly damagedIndexBlocks: number;
+  /** Chunks that were not read, because a tracker knows that they did not change. */
+  readonly kept: number;
+  /** Chunks that were read to find out whether the tracker is right. */
+  readonly audited: number;
+  /** What was read of the disks to know their chunks. */
+  readonly bytesRead: number;
 }
 
 interface OpenDisk {
@@ -36,6 +51,7 @@ interface OpenDisk {
   readonly stored: StoredIndex | undefined;
   readonly indexFile: string;
   readonly header: IndexHeader;
+  readonly tracker: DiskTracker;
 }
 
 /** The tree of one session in the daemon's memory, and the index it is compared with and saved to. */
@@ -72,7 +88,19 @@ export class ServedTree {
       changed: sum(CHANGED),
       unreadable: sum(UNREADABLE_COUNT),
       damagedIndexBlocks: sum(DAMAGED_BLOCKS),
+      kept: sum(KEPT),
+      audited: sum(AUDIT_DONE),
+      bytesRead: this.tree.disks.reduce(
+        (total, { rows }) => total + Number(Atomics.load(rows.bytesRead, 0)),
+        0,
+      ),
     };
+  }
+
+  /** Trackers that were wrong; see DiskTracker. */
+  trackerFindings(): { readonly warnings: readonly string[]; readonly lost: readonly string[] } {
+    const all = this.#disks.map(({ tracker }) => tracker.findings());
+    return { warnings: all.flatMap(({ warnings }) => warnings), lost: all.flatMap(({ lost }) => lost) };
   }
 
   /** Saves what is known so far. The next session compares with it; it is right at any moment. */
@@ -87,6 +115,8 @@ export class ServedTree {
     this.save();
     const { chunks, resolved } = this.scanState();
     settleRecord(this.config.indexDirectory, this.config.times, { complete: resolved === chunks });
+    // Last: a record says that the index is whole.
+    for (const { tracker, indexFile } of this.#disks) tracker.settle(indexFile);
   }
 }
 
@@ -103,13 +133,22 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     diskDirectoryMtime: diskDirectoryMtime(stored?.header, cut, latest),
     directoryMtimes: directoryMtimes(stored?.header, cut, latest),
   };
+  const rows = createRows(cut.chunkCount);
+  const extents = loadExtentMap(disk.extentsFile);
+  const tracker = new DiskTracker(
+    config.indexDirectory,
+    disk.tracking,
+    { target: disk.target, cut, rows, extents, stored },
+    hasher,
+  );
   const served: TreeDisk = {
     target: disk.target,
     part: diskPart(disk.target),
     geometry: cut,
-    rows: createRows(cut.chunkCount),
+    rows,
+    keep: tracker.plan,
     times: config.times,
-    extents: loadExtentMap(disk.extentsFile).shared,
+    extents: extents.shared,
     sources: openSources(disk.sources, disk.size, disk.view),
     stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
     // Later than ever: its size says nothing, and a second session may come within the second.
@@ -117,7 +156,7 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,
   };
-  return { served, stored, indexFile: file, header };
+  return { served, stored, indexFile: file, header, tracker };
 }
 
 function usableIndex(

@@ -1,7 +1,9 @@
 import type { TransportKind } from '../fuse/transport.js';
+import type { Politeness } from '../host/politeness.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import type { SnapshotKind } from '../snapshot/provider.js';
 import type { SnapshotSize } from '../snapshot/snapshot-size.js';
+import type { TrackingSettings } from './track-disk.js';
 
 /** The options that mount, run and dump share, checked and with their defaults. */
 export interface BackupSettings {
@@ -34,6 +36,12 @@ export interface BackupSettings {
   /** Refuse to begin when that many sessions are there already; 0: no limit. */
   readonly maxBackups: number;
   readonly keepLock: boolean;
+  /** What is read of disks that were backed up before. */
+  readonly tracking: TrackingSettings;
+  /** How the daemon, and what it starts, gives way to others. */
+  readonly politeness: Politeness;
+  /** What its scanners may read, in bytes a second; undefined: as much as they can. */
+  readonly bandwidth: number | undefined;
   /** See UndoContext. */
   readonly commitTimeoutMs: number | undefined;
 }

@@ -9,6 +9,7 @@ import { parseSnapshotSize } from '../snapshot/snapshot-size.js';
 import { choiceOption } from './choice-option.js';
 import { parseOwner } from './owner.js';
 import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
+import { type ScanOptions, scanSettings } from './scan-options.js';
 
 /** Option values as commander has them. */
 export interface DirectoryOptions {
@@ -16,7 +17,7 @@ export interface DirectoryOptions {
   statedir?: string;
 }
 
-export interface BackupOptions extends DirectoryOptions {
+export interface BackupOptions extends DirectoryOptions, ScanOptions {
   exclude?: string;
   /** `--no-snapshot` makes it false. */
   snapshot: string | false;
@@ -177,5 +178,6 @@ export function backupSettings(options: BackupOptions): BackupSettings {
     maxBackups: options.maxBackups === undefined ? 0 : parseCount(options.maxBackups, '--max-backups', 1),
     keepLock: options.keepLock === true,
     commitTimeoutMs: commitTimeoutMs(options),
+    ...scanSettings(options),
   };
 }

@@ -8,6 +8,7 @@ import type { Reporter } from '../report/reporter.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { addScanOptions, SCAN_HELP } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
 
 export interface MountOptions extends BackupOptions, SourceOptions {
@@ -16,6 +17,7 @@ export interface MountOptions extends BackupOptions, SourceOptions {
 
 const HELP = `
 Prints the mountpoint of each tree, a line each, and leaves a daemon that serves it.
+${SCAN_HELP}
 
 Exit status: 0 mounted; 1 failed, and nothing is left behind; 2 usage; 3 locked, mounted already or
 too many backups; 5 some VMs are mounted, some failed.
@@ -80,7 +82,7 @@ async function tellReady(mounted: readonly BegunSession[], reporter: Reporter): 
 }
 
 export const mountCommand: CommandModule = (context) =>
-  addBackupOptions(addSourceOptions(new Command('mount')))
+  addScanOptions(addBackupOptions(addSourceOptions(new Command('mount'))))
     .description('freeze disks and mount them as a tree of chunks (the default command)')
     .option('--foreground', 'stay until a signal or an unmount, then clean up')
     // The default command gets what is no command's name.

@@ -8,6 +8,7 @@ import { runForeground } from '../host/exec.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import type { CommandContext, CommandModule } from './context.js';
 import { forEachName, throwFailures } from './each.js';
+import { addScanOptions, SCAN_HELP } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
 
 export interface RunCommandOptions extends BackupOptions, SourceOptions {}
@@ -15,6 +16,7 @@ export interface RunCommandOptions extends BackupOptions, SourceOptions {}
 const HELP = `
 The command sees the first tree as $CHUNKMOUNT_TREE and all of them, joined by ':', as $CHUNKMOUNT_TREES. Whatever it does,
 the trees are unmounted and the snapshots undone when it ends. Its output is its own.
+${SCAN_HELP}
 
 Exit status: the command's own, 128+n if signal n ended it; if it is 0, that of the cleanup. If a tree could not be
 mounted, the command is not run, and it is that of mount.
@@ -103,7 +105,7 @@ async function endAll(
 }
 
 export const runCommand: CommandModule = (context) =>
-  addBackupOptions(addSourceOptions(new Command('run')))
+  addScanOptions(addBackupOptions(addSourceOptions(new Command('run'))))
     .description('mount, run a command, and clean up whatever it does')
     .argument('<command...>', 'what to run, and its arguments: after --')
     .usage('[options] -- COMMAND [ARG…]')

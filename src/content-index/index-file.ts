@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
+import { formatHash } from '../chunks/paths.js';
 import { messageOf, systemCode } from '../errors.js';
 import {
   announceChange,
@@ -132,6 +133,15 @@ export class StoredIndex {
     target.set(hashes.subarray(0, count * 8));
     new Uint8Array(rows.mtimes.buffer, first * 4, count * 4).set(mtimes.subarray(0, count * 4));
     return true;
+  }
+
+  /**
+   * 16 hex digits that stand for all that the file says: the hash of its header and of the checksums of its blocks. Another
+   * row anywhere gives another one.
+   */
+  fingerprint(hasher: ChunkHasher): string {
+    const sum = sumOf([readAt(this.fd, 0, this.#sections.hashes)], hasher);
+    return formatHash(sum.readUInt32LE(0), sum.readUInt32LE(4));
   }
 
   close(): void {

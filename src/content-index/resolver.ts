@@ -1,5 +1,6 @@
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { chunkLength, type Geometry } from '../chunks/geometry.js';
+import { Audit, type KeepPlan } from './audit.js';
 import { ensureBlock, type StoredIndex } from './index-file.js';
 import {
   announceChange,
@@ -7,10 +8,12 @@ import {
   CLAIMED,
   DATA,
   GENERATION,
+  KEPT,
   READY,
   RESOLVED,
   ROWS_PER_BLOCK,
   type Rows,
+  UNCHANGED,
   UNKNOWN,
   UNREADABLE,
   UNREADABLE_COUNT,
@@ -45,6 +48,8 @@ export class Resolver {
   readonly #buffer = new Uint8Array(PIECE_LENGTH);
   readonly #hash = new Uint32Array(2);
   readonly #zeroHashes = new Map<number, readonly [number, number]>();
+  /** Whether a tracker is believed that says what did not change. */
+  readonly audit: Audit;
 
   constructor(
     readonly disk: Geometry,
@@ -54,7 +59,10 @@ export class Resolver {
     private readonly hasher: ChunkHasher,
     private readonly times: SessionTimes,
     private readonly stored: StoredIndex | undefined,
-  ) {}
+    private readonly plan?: KeepPlan | undefined,
+  ) {
+    this.audit = new Audit(rows, plan?.samples ?? new Uint32Array(), (chunk) => this.#isAsStored(chunk));
+  }
 
   /** Makes the row of `chunk` final, waiting for another thread if that has it. Returns its state: READY or later. */
   resolve(chunk: number): number {
@@ -64,6 +72,7 @@ export class Resolver {
       const state = Atomics.load(states, chunk);
       if (state >= READY) return state;
       if (state === CLAIMED) waitForChange(control, generation);
+      else if (state === UNCHANGED) this.#keep(chunk);
       else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1);
     }
   }
@@ -76,6 +85,7 @@ export class Resolver {
     const perRun = Math.max(1, Math.floor(PIECE_LENGTH / this.disk.chunkSize));
     let start = -1;
     for (let chunk = first; chunk < end; chunk++) {
+      if (this.rows.states[chunk] === UNCHANGED) this.#keep(chunk);
       const claimed = this.#claim(chunk);
       if (claimed && start < 0) start = chunk;
       if (start < 0) continue;
@@ -85,6 +95,53 @@ export class Resolver {
         start = -1;
       }
     }
+  }
+
+  /** Bytes that resolving the chunks from `first` up to `end` will read, as things are. */
+  bytesToRead(first: number, end: number): number {
+    const { disk, rows } = this;
+    let bytes = 0;
+    for (let chunk = first; chunk < end; chunk++) {
+      const length = chunkLength(disk, chunk);
+      if (rows.states[chunk] === UNKNOWN && !this.zeroMap.isZero(chunk * disk.chunkSize, length))
+        bytes += length;
+    }
+    return bytes;
+  }
+
+  /** Makes the row that the chunk had final if its tracker is believed; else the chunk is one like all others. */
+  #keep(chunk: number): void {
+    const { rows, disk } = this;
+    const trusted = this.audit.passed();
+    if (Atomics.compareExchange(rows.states, chunk, UNCHANGED, trusted ? CLAIMED : UNKNOWN) !== UNCHANGED)
+      return;
+    if (!trusted) return;
+    ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
+    const length = chunkLength(disk, chunk);
+    const high = rows.hashes[chunk * 2]!;
+    const low = rows.hashes[chunk * 2 + 1]!;
+    const zeroHash = this.#isZeroHash(length, high, low);
+    if (rows.mtimes[chunk] === 0) {
+      // This block of the index is damaged.
+      this.#resolveRun(chunk, chunk + 1);
+    } else if (!zeroHash && this.zeroMap.isZero(chunk * disk.chunkSize, length)) {
+      // It held data, and its image says that there is none any more.
+      this.audit.fail(chunk);
+      this.#resolveRun(chunk, chunk + 1);
+    } else {
+      Atomics.add(rows.control, KEPT, 1);
+      this.#finish(chunk, zeroHash && this.plan?.falseZeros.includes(chunk) !== true ? ZERO : DATA);
+      announceChange(rows.control);
+    }
+  }
+
+  /** Whether the chunk's content is what its row says; undefined if that cannot be told. */
+  #isAsStored(chunk: number): boolean | undefined {
+    const { rows, disk } = this;
+    ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
+    if (rows.mtimes[chunk] === 0) return undefined;
+    if (!this.#hashPieces(chunk * disk.chunkSize, chunkLength(disk, chunk))) return undefined;
+    return rows.hashes[chunk * 2] === this.#hash[0] && rows.hashes[chunk * 2 + 1] === this.#hash[1];
   }
 
   #claim(chunk: number): boolean {
@@ -115,6 +172,7 @@ export class Resolver {
   #read(position: number, length: number): boolean {
     try {
       this.reader.read(position, length, this.#buffer, 0);
+      Atomics.add(this.rows.bytesRead, 0, BigInt(length));
       return true;
     } catch {
       return false;
@@ -131,17 +189,22 @@ export class Resolver {
     return true;
   }
 
-  #resolveLarge(chunk: number, position: number, length: number): void {
+  /** Leaves the hash of that range in `#hash`. Answers whether it could be read. */
+  #hashPieces(position: number, length: number): boolean {
     this.hasher.begin();
     const readable = this.#readPieces(position, length, (piece) => {
       this.hasher.update(piece);
       return true;
     });
-    if (!readable) {
+    if (readable) this.hasher.end(this.#hash, 0);
+    return readable;
+  }
+
+  #resolveLarge(chunk: number, position: number, length: number): void {
+    if (!this.#hashPieces(position, length)) {
       this.#finish(chunk, UNREADABLE);
       return;
     }
-    this.hasher.end(this.#hash, 0);
     const high = this.#hash[0]!;
     const low = this.#hash[1]!;
     // An equal hash alone is no proof: see below.

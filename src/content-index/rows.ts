@@ -3,11 +3,13 @@ import { failed } from '../errors.js';
 /** States of a row. Everything from READY on is final for this session. */
 export const UNKNOWN = 0;
 export const CLAIMED = 1;
-export const DATA = 2;
+/** A tracker says that the chunk did not change: its row becomes final without reading it, once the audit has passed. */
+export const UNCHANGED = 2;
+export const DATA = 3;
 /** All bytes are zero. */
-export const ZERO = 3;
+export const ZERO = 4;
 /** The chunk could not be read; its row still is the one of the previous session. */
-export const UNREADABLE = 4;
+export const UNREADABLE = 5;
 export const READY = DATA;
 
 /** Rows that the index file checks and loads together. */
@@ -34,7 +36,24 @@ export const UNREADABLE_COUNT = 6;
 export const DAMAGED_BLOCKS = 7;
 /** Not 0: the frozen disk is lost; what would be read now is not what it held. */
 export const LOST = 8;
-const CONTROL_SLOTS = 9;
+/** Whether the tracker is believed: one of the four below. */
+export const TRUST = 9;
+/** Next sample of the audit to be taken, and how many have been compared. */
+export const AUDIT_NEXT = 10;
+export const AUDIT_DONE = 11;
+/** 1 + a chunk that did change although its tracker said no. */
+export const MISMATCH = 12;
+/** Not 0: that was found when other rows had been believed and shown already. */
+export const MISMATCH_LATE = 13;
+/** Rows that became final without being read, because their tracker said so. */
+export const KEPT = 14;
+const CONTROL_SLOTS = 15;
+
+/** Values of TRUST. */
+export const UNTRACKED = 0;
+export const AUDITING = 1;
+export const TRUSTED = 2;
+export const DISTRUSTED = 3;
 
 /** 2^30 rows need 13 GiB; more is a mistake rather than a disk. */
 const MAX_ROWS = 2 ** 30;
@@ -53,6 +72,8 @@ export interface Rows {
   readonly states: Uint8Array;
   /** One word a block of ROWS_PER_BLOCK rows. */
   readonly blocks: Int32Array;
+  /** One element: bytes of the disk that were read to hash them. */
+  readonly bytesRead: BigInt64Array;
 }
 
 /** Rows without content for a disk of `count` chunks. Memory is only taken up as rows are written. */
@@ -68,6 +89,7 @@ export function createRows(count: number): Rows {
     mtimes: new Uint32Array(words(count), 0, count),
     states: new Uint8Array(new SharedArrayBuffer(Math.max(count, 1)), 0, count),
     blocks: new Int32Array(words(Math.ceil(count / ROWS_PER_BLOCK))),
+    bytesRead: new BigInt64Array(new SharedArrayBuffer(8)),
   };
 }
 

@@ -1,17 +1,38 @@
+import type { RateLimit } from './rate-limit.js';
 import type { Resolver } from './resolver.js';
-import { CURSOR, STOP } from './rows.js';
+import { AUDITING, CURSOR, GENERATION, STOP, TRUST, waitForChange } from './rows.js';
 
 /** Bytes of disk that a scanner takes at a time: enough to read in sequence, and soon done when asked to stop. */
 const BATCH_LENGTH = 4 * 1024 * 1024;
 
-/** Resolves batch after batch, sharing them with the other scanners of this disk, until all are taken or STOP is set. */
-export function scanDisk(resolver: Resolver): void {
+/**
+ * Resolves batch after batch, sharing them with the other scanners of this disk, until all are taken or STOP is set. The samples of an
+ * audit come first. What `limit` says is waited for before chunks are claimed, so nobody else waits for it.
+ */
+export function scanDisk(resolver: Resolver, limit?: RateLimit): void {
   const { rows, disk } = resolver;
-  const perBatch = Math.max(1, Math.floor(BATCH_LENGTH / disk.chunkSize));
+  const stopped = () => Atomics.load(rows.control, STOP) !== 0;
+  if (!finishAudit(resolver, stopped, limit)) return;
+  const length = limit === undefined ? BATCH_LENGTH : Math.min(BATCH_LENGTH, limit.bytesPerSecond / 4);
+  const perBatch = Math.max(1, Math.floor(length / disk.chunkSize));
   const batches = Math.ceil(disk.chunkCount / perBatch);
-  while (Atomics.load(rows.control, STOP) === 0) {
+  while (!stopped()) {
     const batch = Atomics.add(rows.control, CURSOR, 1);
     if (batch >= batches) return;
-    resolver.resolveRange(batch * perBatch, Math.min((batch + 1) * perBatch, disk.chunkCount));
+    const first = batch * perBatch;
+    const end = Math.min(first + perBatch, disk.chunkCount);
+    if (limit !== undefined && !limit.pay(resolver.bytesToRead(first, end), stopped)) return;
+    resolver.resolveRange(first, end);
   }
+}
+
+/** False: asked to stop. */
+function finishAudit({ audit, disk, rows }: Resolver, stopped: () => boolean, limit?: RateLimit): boolean {
+  while (!stopped()) {
+    const generation = Atomics.load(rows.control, GENERATION);
+    if (Atomics.load(rows.control, TRUST) !== AUDITING) return true;
+    if (audit.next() === undefined) waitForChange(rows.control, generation);
+    else if (limit === undefined || limit.pay(disk.chunkSize, stopped)) audit.step();
+  }
+  return false;
 }

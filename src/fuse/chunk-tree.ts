@@ -1,4 +1,5 @@
 import type { Geometry } from '../chunks/geometry.js';
+import type { KeepPlan } from '../content-index/audit.js';
 import type { IndexHeader } from '../content-index/index-file.js';
 import type { Rows } from '../content-index/rows.js';
 import type { SessionTimes } from '../content-index/stable-times.js';
@@ -18,6 +19,8 @@ export interface TreeDisk {
   readonly sources: readonly ReaderSource[];
   /** The previous session's index, if there is a usable one. */
   readonly stored: { readonly fd: number; readonly header: IndexHeader } | undefined;
+  /** If a tracker says what did not change. */
+  readonly keep?: KeepPlan | undefined;
   readonly sumsMtime: number;
   readonly directoryMtime: number;
   /** One a chunk directory. */

@@ -28,7 +28,16 @@ export class DiskView {
       disk.stored === undefined ? undefined : StoredIndex.attach(disk.stored.fd, disk.stored.header);
     const extents = new ExtentMap(disk.extents);
     this.#reader = new ExtentReader(disk.target, extents, disk.sources);
-    this.resolver = new Resolver(disk.geometry, disk.rows, this.#reader, extents, hasher, disk.times, stored);
+    this.resolver = new Resolver(
+      disk.geometry,
+      disk.rows,
+      this.#reader,
+      extents,
+      hasher,
+      disk.times,
+      stored,
+      disk.keep,
+    );
     this.#lineLength = sumsLineLength(disk.target);
     this.sumsSize = this.#lineLength * disk.geometry.chunkCount;
     this.directoryCount = directoryCount(disk.geometry);

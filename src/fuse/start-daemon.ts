@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { spawnDaemon } from '../host/exec.js';
 import { mountAt } from '../host/mountinfo.js';
+import type { Politeness } from '../host/politeness.js';
 import { identify, type ProcessIdentity } from '../host/process-identity.js';
 import type { DaemonMessage } from './daemon-process.js';
 import { mountDevice, openDevice, raiseReadAhead } from './kernel/mount.js';
@@ -15,6 +16,7 @@ export interface StartDaemonRequest {
   readonly script: string;
   readonly args: readonly string[];
   readonly logFile: string;
+  readonly politeness?: Politeness | undefined;
   readonly transport: TransportKind;
   readonly mountpoint: string;
   /** See ServeOptions. */
@@ -39,6 +41,7 @@ export async function startDaemon(request: StartDaemonRequest): Promise<readonly
     const daemon = await spawnDaemon(request.script, request.args, {
       logFile: request.logFile,
       timeoutMs: READY_TIMEOUT_MS,
+      politeness: request.politeness,
       ...(device === undefined ? {} : { descriptors: [device] }),
     });
     request.onStarted?.(identify(daemon.pid));

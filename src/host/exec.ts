@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { accessSync, closeSync, constants, openSync, statSync } from 'node:fs';
 import type { Options } from 'execa';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
+import { type Politeness, politeCommand } from './politeness.js';
 
 export interface RunOptions {
   /** After this many milliseconds the program is ended and an error thrown. */
@@ -39,6 +40,8 @@ const PACKAGES: Readonly<Record<string, string>> = {
   mount: 'mount',
   umount: 'mount',
   flock: 'util-linux',
+  ionice: 'util-linux',
+  nice: 'coreutils',
   fusermount3: 'fuse3',
   'systemd-notify': 'systemd',
   lvs: 'lvm2',
@@ -254,6 +257,8 @@ export interface DetachedOptions {
   /** Descriptors of ours that the process sees as 3, 4, …; it inherits no other. */
   descriptors?: readonly number[];
   env?: Readonly<Record<string, string>>;
+  /** How much it gives way to others, with all its threads and all that it starts. */
+  politeness?: Politeness | undefined;
 }
 
 function spawnInBackground(
@@ -264,7 +269,8 @@ function spawnInBackground(
 ): ChildProcess {
   const log = openSync(given.logFile, 'a', 0o600);
   try {
-    return spawn(program, args, {
+    const [first, ...others] = politeCommand([program, ...args], given.politeness);
+    return spawn(first, others, {
       cwd: '/',
       detached: true,
       env: { ...process.env, ...given.env, LC_ALL: 'C' },

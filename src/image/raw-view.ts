@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ChunkmountError, failed } from '../errors.js';
 import { spawnDetached } from '../host/exec.js';
 import { mountAt } from '../host/mountinfo.js';
+import type { Politeness } from '../host/politeness.js';
 import { identify, isAlive, type ProcessIdentity } from '../host/process-identity.js';
 import type { Journal } from '../session/journal.js';
 import { chainNode } from './block-node.js';
@@ -34,6 +35,7 @@ export interface RawViewRequest {
   readonly mountpoint: string;
   /** What the storage daemon says is appended here. */
   readonly logFile: string;
+  readonly politeness?: Politeness | undefined;
   readonly journal: Journal;
   readonly signal?: AbortSignal | undefined;
 }
@@ -100,7 +102,7 @@ export async function startRawView(request: RawViewRequest): Promise<RawView> {
   const pid = await spawnDetached(
     STORAGE_DAEMON,
     ['--blockdev', JSON.stringify(node), '--export', exportArgument(mountpoint)],
-    { logFile },
+    { logFile, politeness: request.politeness },
   );
   const identity = identify(pid);
   if (identity !== undefined) journal.done(entry, { identity });

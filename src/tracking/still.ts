@@ -1,0 +1,122 @@
+import * as fs from 'node:fs';
+import * as v from 'valibot';
+import { messageOf } from '../errors.js';
+import { writersOf } from '../host/file-writers.js';
+import { bootId } from '../host/process-identity.js';
+import { isWrittenByQemu } from '../image/image-lock.js';
+import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
+import type { Changes, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+
+/**
+ * File systems of this host alone, whose times are those of our own clock: f_type of statfs(2). Over a network they are a server's,
+ * and cached; in memory (tmpfs) writing through a mapping does not change them.
+ */
+const LOCAL_FILE_SYSTEMS: ReadonlySet<number> = new Set([
+  0xef53, // ext2, ext3, ext4
+  0x58465342, // xfs
+  0x9123683e, // btrfs
+]);
+
+/** Its data can lie in files that only its own header names. */
+const SCATTERED_FORMAT = 'vmdk';
+
+/**
+ * A file that was written this shortly before it was looked at may have been written again since without its times telling: an
+ * ext3 inode has whole seconds, and the kernel's clock for files lags by up to 10 ms. As in git's index, "racy".
+ */
+const RACY_MS = 1_500;
+
+/** Time servers move the clock by less than this without its being noticed: they slow it down instead. */
+const CLOCK_TOLERANCE_MS = 500;
+
+const FactsSchema = v.object({
+  /** Another boot may have come after a crash, which can leave new data with old times. Another host has another one, too. */
+  bootId: v.string(),
+  /** Milliseconds that the clock was ahead of one that nobody sets. */
+  clock: v.number(),
+  files: v.array(FileStateSchema),
+});
+
+type StillFacts = v.InferOutput<typeof FactsSchema>;
+
+function none(reason: string): Observation {
+  return { kind: 'none', reason };
+}
+
+/** Every file that the disk's content comes from, with the format it is read in. */
+function filesOf({ layers, sources }: TrackedDisk): FileState[] {
+  const files = layers.flatMap(({ path, format, dataFile }) => [
+    fileState(path, format),
+    ...(dataFile === undefined ? [] : [fileState(dataFile.path, 'data')]),
+  ]);
+  const known = new Set(files.map(({ path }) => path));
+  const others = sources.flatMap((source) =>
+    source.kind === 'file' && !known.has(source.path) ? [fileState(source.path, 'data')] : [],
+  );
+  return [...files, ...others];
+}
+
+/** Why nothing can be told from the times of the disk's files; undefined if it can. */
+function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): string | undefined {
+  if (layers.some(({ format }) => format === SCATTERED_FORMAT))
+    return 'the data of a VMDK can lie in other files';
+  if (layers.some(({ inUse }) => inUse === true)) return 'a VM has it open for writing';
+  for (const { path, mtime, ctime } of files) {
+    if (!fs.statSync(path).isFile()) return `${path} is a block device, which has no time of its last write`;
+    if (!LOCAL_FILE_SYSTEMS.has(fs.statfsSync(path).type))
+      return `${path} is not on a local file system whose times can be relied on`;
+    const newest = BigInt(mtime) > BigInt(ctime) ? BigInt(mtime) : BigInt(ctime);
+    if (newest > BigInt(since - RACY_MS) * 1_000_000n)
+      return `${path} was written a moment ago: whether it is written again in the same moment its times would not tell`;
+    if (isWrittenByQemu(path)) return `QEMU has ${path} open for writing`;
+  }
+  const { writers, hidden } = writersOf(
+    files.map(({ device, inode }) => ({ device: BigInt(device), inode: BigInt(inode) })),
+  );
+  if (writers.length > 0) return `${writers.join(', ')} has it open for writing`;
+  return hidden ? 'who has it open for writing cannot be seen (that takes root)' : undefined;
+}
+
+async function observe(disk: TrackedDisk): Promise<Observation> {
+  try {
+    const files = filesOf(disk);
+    const reason = obstacle(disk, files);
+    if (reason !== undefined) return none(reason);
+    const clock = Date.now() - Math.round(Number(process.hrtime.bigint() / 1_000_000n));
+    const facts: StillFacts = { bootId: bootId(), clock, files };
+    return { kind: 'facts', facts };
+  } catch (error) {
+    return none(messageOf(error));
+  }
+}
+
+function whyUnknown(before: StillFacts, now: StillFacts): string | undefined {
+  if (before.bootId !== now.bootId) return 'the host was started since, or it is another one';
+  if (now.clock < before.clock - CLOCK_TOLERANCE_MS) return 'the clock was set back';
+  if (before.files.length !== now.files.length) return 'the image has more or fewer layers';
+  for (const [number, file] of now.files.entries()) {
+    const differs = difference(before.files[number]!, file);
+    if (differs !== undefined) return `${file.path} ${differs}`;
+  }
+  return undefined;
+}
+
+async function changesSince(before: Facts, now: Facts): Promise<Changes> {
+  const parsed = v.safeParse(FactsSchema, before);
+  const reason = parsed.success
+    ? whyUnknown(parsed.output, v.parse(FactsSchema, now))
+    : 'what it knew of the last session is damaged';
+  return reason === undefined ? { kind: 'known', ranges: [] } : { kind: 'unknown', reason };
+}
+
+function stillHolds(facts: Facts): boolean {
+  try {
+    const { files } = v.parse(FactsSchema, facts);
+    return files.every((file) => difference(file, fileState(file.path, file.format)) === undefined);
+  } catch {
+    return false;
+  }
+}
+
+/** An image that was not written since: same files, same sizes, same times, and nobody who has them open for writing. */
+export const stillTracker: Tracker = { kind: 'still', observe, changesSince, stillHolds };
