@@ -56,12 +56,6 @@ export function inodeHigh(part: number, kind: number): number {
   return (part + 1) * 4 + kind;
 }
 
-/** Whether an inode number of a tree is a chunk's. */
-export function isChunk(inode: number): boolean {
-  const high = Math.floor(inode / 2 ** 32);
-  return high >= inodeHigh(0, 0) && high % 4 === INODE_CHUNK;
-}
-
 export function inode(part: number, kind: number, number: number): number {
   return inodeHigh(part, kind) * 2 ** 32 + number;
 }

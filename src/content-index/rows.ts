@@ -70,6 +70,8 @@ export interface Rows {
   /** Seconds since the epoch; 0: nothing is known of this chunk. */
   readonly mtimes: Uint32Array;
   readonly states: Uint8Array;
+  /** One bit a row: whether somebody has read the chunk from the tree. */
+  readonly served: Uint8Array;
   /** One word a block of ROWS_PER_BLOCK rows. */
   readonly blocks: Int32Array;
   /** One element: bytes of the disk that were read to hash them. */
@@ -88,6 +90,7 @@ export function createRows(count: number): Rows {
     hashes: new Uint32Array(words(count * 2), 0, count * 2),
     mtimes: new Uint32Array(words(count), 0, count),
     states: new Uint8Array(new SharedArrayBuffer(Math.max(count, 1)), 0, count),
+    served: new Uint8Array(new SharedArrayBuffer(Math.floor(count / 8) + 1)),
     blocks: new Int32Array(words(Math.ceil(count / ROWS_PER_BLOCK))),
     bytesRead: new BigInt64Array(new SharedArrayBuffer(8)),
   };
@@ -104,4 +107,11 @@ export function waitForChange(control: Int32Array, generation: number): void {
 export function announceChange(control: Int32Array): void {
   Atomics.add(control, GENERATION, 1);
   if (Atomics.load(control, WAITERS) > 0) Atomics.notify(control, GENERATION);
+}
+
+/** Notes that a chunk was read from the tree. Returns whether it is the first time. */
+export function markServed({ served }: Rows, chunk: number): boolean {
+  const bit = 1 << (chunk % 8);
+  const byte = Math.floor(chunk / 8);
+  return (served[byte]! & bit) === 0 && (Atomics.or(served, byte, bit) & bit) === 0;
 }

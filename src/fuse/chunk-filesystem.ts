@@ -16,7 +16,7 @@ import {
   parseDirectoryName,
   SUMS_SUFFIX,
 } from '../chunks/paths.js';
-import { UNREADABLE, ZERO } from '../content-index/rows.js';
+import { markServed, UNREADABLE, ZERO } from '../content-index/rows.js';
 import type { ChunkTree, TreeFile } from './chunk-tree.js';
 import { DiskView } from './disk-view.js';
 import { EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOTDIR, ENXIO } from './errno.js';
@@ -159,6 +159,11 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
       default:
         return EISDIR;
     }
+  }
+
+  firstRead(inode: number): boolean {
+    const node = this.#node(inode);
+    return node?.kind === 'chunk' && markServed(node.view.disk.rows, node.number);
   }
 
   /** There are no symbolic links in a tree. */

@@ -47,6 +47,8 @@ export interface ReadOnlyFilesystem {
   readdir(inode: number, from: number, emit: EmitEntry): number;
   /** Reads up to `length` bytes into `into` at `at`. Fewer only at the end of the file. Answers the number of bytes. */
   read(inode: number, position: number, length: number, into: Uint8Array, at: number): number;
+  /** Notes that a file was read. Whether it is the first time, in any thread, of one that is to be counted. */
+  firstRead(inode: number): boolean;
   readlink(inode: number): string | number;
   getxattr(inode: number, name: string): string | number;
   listxattr(inode: number): readonly string[] | number;

@@ -1,4 +1,3 @@
-import { isChunk } from '../chunks/inodes.js';
 import { EINVAL, EIO, ENOSYS, ENOTTY, ERANGE, EROFS } from './errno.js';
 import type { Attributes, ReadOnlyFilesystem } from './filesystem.js';
 import { answerInit, MAX_READ } from './wire/init.js';
@@ -10,8 +9,8 @@ import type { Request } from './wire/request.js';
 export const REPLY_BUFFER_LENGTH = OUT_HEADER_LENGTH + MAX_READ;
 
 /**
- * Numbers that `list --json` and `cleanup --json` show; each thread counts its own. `chunksRead` counts reads from a chunk's
- * beginning: as long as its pages stay in the page cache, that is once for each chunk file that somebody reads.
+ * Numbers that `list --json` and `cleanup --json` show; each thread counts its own. `chunksRead`: of how many
+ * chunk files anything was read.
  */
 export const COUNTER_NAMES = ['requests', 'stats', 'reads', 'bytesRead', 'ioErrors', 'chunksRead'] as const;
 
@@ -23,11 +22,16 @@ export interface ServedFilesystem {
   readonly counters: Float64Array;
 }
 
-/** Counts one answered read of `got` bytes. */
-export function countRead(counters: Float64Array, inode: number, position: number, got: number): void {
+/** Counts an answered read of `got` bytes. */
+export function countRead(
+  counters: Float64Array,
+  filesystem: ReadOnlyFilesystem,
+  inode: number,
+  got: number,
+): void {
   counters[2]!++;
   counters[3]! += got;
-  if (position === 0 && isChunk(inode)) counters[5]!++;
+  if (filesystem.firstRead(inode)) counters[5]!++;
 }
 
 /** Length of the reply in the reply buffer; 0: this request gets none. */
@@ -82,10 +86,9 @@ const open: Handler = ({ directIo }, request, reply) => {
 /** struct fuse_read_in: fh u64, offset u64, size u32, … */
 const read: Handler = ({ filesystem, counters }, request, reply) => {
   const size = Math.min(request.uint32(56), MAX_READ);
-  const position = request.uint64(48);
-  const got = filesystem.read(request.inode, position, size, reply.bytes, OUT_HEADER_LENGTH);
+  const got = filesystem.read(request.inode, request.uint64(48), size, reply.bytes, OUT_HEADER_LENGTH);
   if (got < 0) return reply.error(request, got);
-  countRead(counters, request.inode, position, got);
+  countRead(counters, filesystem, request.inode, got);
   return reply.header(request, got);
 };
 

@@ -113,6 +113,11 @@ class ImageFilesystem implements ReadOnlyFilesystem {
     }
   }
 
+  /** Images are not counted. */
+  firstRead(): boolean {
+    return false;
+  }
+
   readlink(): number {
     return EINVAL;
   }

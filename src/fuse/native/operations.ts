@@ -129,7 +129,7 @@ export class NativeOperations {
     if (inode < 0) return inode;
     const got = this.filesystem.read(inode, position, Math.min(length, buffer.length), buffer, 0);
     if (got < 0) return got;
-    countRead(this.counters, inode, position, got);
+    countRead(this.counters, this.filesystem, inode, got);
     return got;
   }
 
