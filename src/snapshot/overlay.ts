@@ -139,7 +139,7 @@ async function take(
   } catch (error) {
     if (isAnswer(error)) recordAll({ answered: true });
     throw failed(`no snapshot of ${domain.name} could be made: ${messageOf(error)}`, {
-      hint: 'is there space for overlays, and may QEMU write there (AppArmor, SELinux)? --overlay-dir=DIR names another place',
+      hint: 'is there space for overlays, and may QEMU write there (AppArmor, SELinux: see chunkmount doctor)? --overlay-dir=DIR names another place',
       cause: error,
     });
   }
