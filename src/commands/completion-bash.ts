@@ -66,6 +66,7 @@ ${valueCases(verbs, defaultVerb).join('\n')}
 _chunkmount_argument() {
   case $1:$2 in
 ${argumentCases(verbs).join('\n')}
+    help:0) _chunkmount_offer words "$3" "$_chunkmount_verbs" ;;
     *) _chunkmount_offer nothing "$3" ;;
   esac
 }

@@ -62,7 +62,8 @@ function valued(verbs: readonly CompletedVerb[]): string[] {
 
 /** The tables of zsh's completion: with completion/functions.zsh behind it, a file called _chunkmount in a directory of fpath. */
 export function zshTables(verbs: readonly CompletedVerb[], defaultVerb: string): string {
-  const described = verbs.map(({ name, summary }) => `    '${name}:${quote(summary)}'`);
+  const help = { name: 'help', summary: 'say what a command does' };
+  const described = [...verbs, help].map(({ name, summary }) => `    '${name}:${quote(summary)}'`);
   return `#compdef chunkmount
 # zsh completion for chunkmount, as "chunkmount completion zsh" prints it.
 
@@ -81,6 +82,7 @@ ${described.join('\n')}
 _chunkmount_verb() {
   case $1 in
 ${verbs.map((verb) => verbCase(verb, defaultVerb)).join('\n')}
+    (help) _arguments '1: : ' '2:command:_chunkmount_verbs' ;;
     (*) _message 'no such command' ;;
   esac
 }

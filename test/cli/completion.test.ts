@@ -66,6 +66,7 @@ describe.each(SHELLS)('%s completes', (name) => {
     ['chunkmount re', ['restore']],
     ['chunkmount --debug un', ['unlock']],
     ['chunkmount --vm mail01 doc', ['doctor']],
+    ['chunkmount help ver', ['verify']],
     ['chunkmount image-', ['image-mount', 'image-unmount']],
     ['chunkmount completion ', ['bash', 'zsh']],
     ['chunkmount chain ', ['list', 'restore']],
