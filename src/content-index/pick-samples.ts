@@ -1,4 +1,4 @@
-import type { Geometry } from '../chunks/geometry.js';
+import { chunkLength, type Geometry } from '../chunks/geometry.js';
 import { type ExtentMap, ZERO_SOURCE } from '../image/extent-map.js';
 
 /** However small the share is: a tracker that is wrong everywhere is found out. */
@@ -31,10 +31,12 @@ export function sampleCount({ disk, extents, share }: Omit<SampleRequest, 'chang
  */
 export function pickSamples(request: SampleRequest, random: () => number = Math.random): Uint32Array {
   const { disk, extents } = request;
+  if (request.share === 1) return shared(allSamples(request));
   const count = sampleCount(request);
   const piece = extents.dataBytes / count;
   const isChanged = rangeTest(request.changed);
   const found: number[] = [];
+  let last = -1;
   let taken = 0;
   // In bytes of data: zeros do not count.
   let wanted = Math.floor(random() * piece);
@@ -44,16 +46,36 @@ export function pickSamples(request: SampleRequest, random: () => number = Math.
     const start = extents.startOf(extent);
     const length = extents.endOf(extent) - start;
     while (taken < count && wanted < passed + length) {
-      const chunk = Math.floor((start + wanted - passed) / disk.chunkSize);
-      if (chunk !== found.at(-1) && !isChanged(chunk)) found.push(chunk);
+      // Two positions can be in one chunk: then the one after it is taken.
+      const chunk = Math.max(Math.floor((start + wanted - passed) / disk.chunkSize), last + 1);
+      if (holdsData(request, chunk) && !isChanged(chunk)) {
+        found.push(chunk);
+        last = chunk;
+      }
       taken++;
       wanted = Math.floor((taken + random()) * piece);
     }
     passed += length;
   }
-  const samples = new Uint32Array(new SharedArrayBuffer(found.length * 4));
-  samples.set(found);
+  return shared(found);
+}
+
+function shared(chunks: readonly number[]): Uint32Array {
+  const samples = new Uint32Array(new SharedArrayBuffer(chunks.length * 4));
+  samples.set(chunks);
   return samples;
+}
+
+function allSamples(request: SampleRequest): number[] {
+  const isChanged = rangeTest(request.changed);
+  const found: number[] = [];
+  for (let chunk = 0; chunk < request.disk.chunkCount; chunk++)
+    if (holdsData(request, chunk) && !isChanged(chunk)) found.push(chunk);
+  return found;
+}
+
+function holdsData({ disk, extents }: SampleRequest, chunk: number): boolean {
+  return chunk < disk.chunkCount && !extents.isZero(chunk * disk.chunkSize, chunkLength(disk, chunk));
 }
 
 /** To be asked in ascending order. */
