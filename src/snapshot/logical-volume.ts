@@ -51,7 +51,8 @@ const COLUMNS = [
 
 const row = v.object(v.entriesFromList(COLUMNS, v.string()));
 const report = v.object({ report: v.array(v.object({ lv: v.array(row) })) });
-const groups = v.object({ report: v.array(v.object({ vg: v.array(v.object({ vg_free: v.string() })) })) });
+const groupRow = v.object({ vg_free: v.string(), vg_extent_size: v.string() });
+const groups = v.object({ report: v.array(v.object({ vg: v.array(groupRow) })) });
 
 const FORMAT = ['--reportformat', 'json', '--units', 'b', '--nosuffix'];
 
@@ -105,13 +106,18 @@ export async function volumeByName(
   return (await select(`vg_name=${JSON.stringify(group)} && lv_name=${JSON.stringify(name)}`, signal))[0];
 }
 
-/** Bytes that a volume group has left. */
-export async function freeInGroup(group: string, signal?: AbortSignal): Promise<number> {
-  const args = [...FORMAT, '-o', 'vg_free', '--select', `vg_name=${JSON.stringify(group)}`];
+/** In bytes. */
+export interface GroupSpace {
+  readonly free: number;
+  readonly extentSize: number;
+}
+
+export async function spaceInGroup(group: string, signal?: AbortSignal): Promise<GroupSpace> {
+  const args = [...FORMAT, '-o', 'vg_free,vg_extent_size', '--select', `vg_name=${JSON.stringify(group)}`];
   const { stdout } = await run('vgs', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
   const [found] = v.parse(groups, JSON.parse(stdout)).report.flatMap(({ vg }) => vg);
   if (found === undefined) throw failed(`there is no volume group ${group}`);
-  return Number(found.vg_free);
+  return { free: Number(found.vg_free), extentSize: Number(found.vg_extent_size) };
 }
 
 export interface NewSnapshot {

@@ -5,8 +5,8 @@ import { diskRefusal } from './disk-refusal.js';
 import {
   createThick,
   createThin,
-  freeInGroup,
   type LogicalVolume,
+  spaceInGroup,
   volumeByName,
   volumeOfDevice,
 } from './logical-volume.js';
@@ -40,7 +40,7 @@ async function volumeRefusal(volume: LogicalVolume, signal?: AbortSignal): Promi
   const name = `${volume.group}/${volume.name}`;
   if (volume.segment === 'snapshot') return `${name} is a thick snapshot itself, of which LVM makes none`;
   if (volume.segment !== 'thin') {
-    return (await freeInGroup(volume.group, signal)) > 0
+    return (await spaceInGroup(volume.group, signal)).free > 0
       ? undefined
       : `the volume group ${volume.group} has no space left`;
   }
@@ -83,11 +83,16 @@ async function checkSpace(request: SnapshotRequest, prepared: readonly Preparati
     if (full >= POOL_WARN_PERCENT)
       reporter.warn(`the thin pool ${origin.group}/${origin.pool} is ${full} % full`);
     if (origin.segment === 'thin') continue;
-    const bytes = bytesOf(options.snapshotSize ?? DEFAULT_SNAPSHOT_SIZE, origin.size);
+    const { extentSize } = await spaceInGroup(origin.group, signal);
+    const bytes = bytesOf(options.snapshotSize ?? DEFAULT_SNAPSHOT_SIZE, {
+      size: origin.size,
+      extentSize,
+      chunkSize: THICK_CHUNK_KIB * 1024,
+    });
     needed.set(origin.group, (needed.get(origin.group) ?? 0) + bytes);
   }
   for (const [group, bytes] of needed) {
-    const free = await freeInGroup(group, signal);
+    const { free } = await spaceInGroup(group, signal);
     if (free >= bytes) continue;
     const mib = (value: number) => `${Math.floor(value / 2 ** 20)} MiB`;
     throw failed(`the volume group ${group} has ${mib(free)} left, and the snapshots need ${mib(bytes)}`, {

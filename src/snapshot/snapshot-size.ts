@@ -25,11 +25,34 @@ export function parseSnapshotSize(text: string): SnapshotSize {
   });
 }
 
-/** Bytes that a snapshot of an origin of `originSize` bytes takes from its volume group at most. */
-export function bytesOf(size: SnapshotSize, originSize: number): number {
-  return size.kind === 'bytes'
-    ? Math.min(size.bytes, originSize)
-    : Math.ceil((originSize * size.percent) / 100);
+export interface SnapshotOrigin {
+  /** In bytes. */
+  readonly size: number;
+  /** In bytes; LVM gives space in such units. */
+  readonly extentSize: number;
+  /** In bytes; what the guest changes is kept in such units. */
+  readonly chunkSize: number;
+}
+
+/** What the kernel notes of each chunk that was changed: struct disk_exception in drivers/md/dm-snap-persistent.c. */
+const EXCEPTION_BYTES = 16;
+
+/** Extents that a snapshot can fill at most: see cow_max_extents in lib/metadata/snapshot_manip.c of LVM. */
+function mostExtents({ size, extentSize, chunkSize }: SnapshotOrigin): number {
+  const chunksOf = (bytes: number) => Math.ceil(bytes / chunkSize);
+  const header = chunkSize;
+  const tables = chunksOf(chunksOf(size) * EXCEPTION_BYTES) * chunkSize;
+  return Math.ceil((header + tables + size) / extentSize);
+}
+
+/** Bytes that a snapshot takes from its volume group. */
+export function bytesOf(size: SnapshotSize, origin: SnapshotOrigin): number {
+  const most = mostExtents(origin);
+  const extents =
+    size.kind === 'bytes'
+      ? Math.min(Math.ceil(size.bytes / origin.extentSize), most)
+      : Math.ceil((most * size.percent) / 100);
+  return extents * origin.extentSize;
 }
 
 /** lvcreate's arguments. It reduces by itself what could never be filled. */

@@ -1,6 +1,6 @@
 import { messageOf } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
-import { extend, freeInGroup, type LogicalVolume, volumeByName } from './logical-volume.js';
+import { extend, type LogicalVolume, spaceInGroup, volumeByName } from './logical-volume.js';
 import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
 import type { Once, WatchRequest } from './watch-request.js';
 
@@ -12,7 +12,7 @@ const SECTOR = 512;
 const EXTEND_PERCENT = 20;
 async function enlarge(snapshot: LogicalVolume, { reporter, signal }: WatchRequest): Promise<boolean> {
   const wanted = Math.ceil((snapshot.size * EXTEND_PERCENT) / 100 / SECTOR) * SECTOR;
-  const bytes = Math.min(wanted, await freeInGroup(snapshot.group, signal));
+  const bytes = Math.min(wanted, (await spaceInGroup(snapshot.group, signal)).free);
   if (bytes <= 0) return false;
   await extend(snapshot, bytes, signal);
   reporter.notice(`the LVM snapshot ${snapshot.group}/${snapshot.name} was nearly full and is larger now`);

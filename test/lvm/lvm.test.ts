@@ -8,6 +8,7 @@ import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm.js';
 import { chooseProviders, snapshotUndo } from '../../src/snapshot/select.js';
+import { bytesOf, DEFAULT_SNAPSHOT_SIZE } from '../../src/snapshot/snapshot-size.js';
 import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
 import { DyingJournal } from '../support/dying-journal.js';
@@ -141,21 +142,25 @@ describe('one VM on logical volumes', () => {
   });
 
   it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
-    const sizes: number[] = [];
+    const origin = { size: 64 * MIB, extentSize: 4 * MIB, chunkSize: 512 * 1024 };
     for (const snapshotSize of [
-      { kind: 'bytes', bytes: 16 * MIB },
+      { kind: 'bytes', bytes: 15 * MIB },
       { kind: 'percent', percent: 50 },
       undefined,
     ] as const) {
       await session.freeze(lvmProvider, domain.name, { targets: ['vda'], snapshotSize });
-      sizes.push((await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`))!.size / MIB);
+      const { size } = (await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`))!;
+      expect(size).toBe(bytesOf(snapshotSize ?? DEFAULT_SNAPSHOT_SIZE, origin));
+      expect(await chunkSizeOf(`cm-${session.id}-vda`)).toBe(origin.chunkSize);
       expect(await session.undo()).toEqual([]);
     }
-    // LVM adds what its own tables take to a percentage.
-    expect(sizes.slice(0, 2)).toEqual([16, 36]);
-    expect(sizes[2]).toBeGreaterThanOrEqual(64);
-    expect(sizes[2]).toBeLessThanOrEqual(72);
   });
+
+  /** In bytes. */
+  async function chunkSizeOf(snapshot: string): Promise<number> {
+    const args = ['--noheadings', '--nosuffix', '--units=b', '--options=chunk_size'];
+    return Number((await run('lvs', [...args, `${VOLUME_GROUP}/${snapshot}`])).stdout);
+  }
 
   it('too little space in the group is told before anything is made', async () => {
     const filler = await makeVolume('filler', 3900);
@@ -203,16 +208,19 @@ describe('one VM on logical volumes', () => {
       intervalMs: 100,
       signal: ending.signal,
     });
-    const said = autoExtend ? 'notice: the LVM snapshot' : 'warn: the LVM snapshot';
-    await expect
-      .poll(() => session.reporter.messages, { timeout: 60_000 })
-      .toContainEqual(expect.stringMatching(`^${said}`));
-    if (!autoExtend) {
-      await libvirt.guestWrite(domain, 'vda', { offset: 16 * MIB, length: 16 * MIB, pattern: 0x22 });
-      await eventually(async () => lost.length > 0);
+    try {
+      const said = autoExtend ? 'notice: the LVM snapshot' : 'warn: the LVM snapshot';
+      await expect
+        .poll(() => session.reporter.messages, { timeout: 60_000 })
+        .toContainEqual(expect.stringMatching(`^${said}`));
+      if (!autoExtend) {
+        await libvirt.guestWrite(domain, 'vda', { offset: 16 * MIB, length: 16 * MIB, pattern: 0x22 });
+        await eventually(async () => lost.length > 0);
+      }
+    } finally {
+      ending.abort();
+      await watching;
     }
-    ending.abort();
-    await watching;
     expect(lost).toEqual(
       autoExtend ? [] : [expect.stringMatching(/^the LVM snapshot cmtest\/cm-v\d+-vda ran full$/)],
     );
