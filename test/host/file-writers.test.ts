@@ -1,0 +1,66 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type FileIdentity, writersOf } from '../../src/host/file-writers.js';
+import { temporaryDirectory } from '../support/images.js';
+import { program, requireAll } from '../support/requirements.js';
+
+const directory = temporaryDirectory();
+const file = path.join(directory, 'file');
+const children: ChildProcess[] = [];
+
+beforeAll(async () => {
+  await requireAll(program('python3'));
+  fs.writeFileSync(file, Buffer.alloc(8192));
+});
+
+afterAll(() => {
+  for (const child of children) child.kill('SIGKILL');
+  fs.rmSync(directory, { recursive: true });
+});
+
+function identity(): FileIdentity {
+  const { dev, ino } = fs.statSync(file, { bigint: true });
+  return { device: dev, inode: ino };
+}
+
+/** A process that has done what the Python line says; ends when `work` has. */
+async function whileRunning(line: string, work: (name: string) => void): Promise<void> {
+  const code = `import mmap, os, sys, time\n${line}\nprint('ready', flush=True)\ntime.sleep(100)`;
+  const child = spawn('python3', ['-c', code, file], { stdio: ['ignore', 'pipe', 'inherit'] });
+  children.push(child);
+  await new Promise((resolve, reject) => child.stdout.once('data', resolve).once('end', reject));
+  work(`python3 (${child.pid})`);
+  child.kill('SIGKILL');
+  await new Promise((resolve) => child.once('exit', resolve));
+}
+
+describe('writersOf', () => {
+  it.each([
+    ["f = open(sys.argv[1], 'r+b')"],
+    ["f = open(sys.argv[1], 'ab')"],
+    ['f = os.open(sys.argv[1], os.O_WRONLY)'],
+    // Another name of the file.
+    ["os.link(sys.argv[1], sys.argv[1] + '2'); f = open(sys.argv[1] + '2', 'r+b')"],
+    // The descriptor is closed, the memory shared.
+    ['f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.close(f)'],
+  ])('finds %s', async (line) => {
+    await whileRunning(line, (name) => expect(writersOf([identity()]).writers).toEqual([name]));
+    expect(writersOf([identity()]).writers).toEqual([]);
+  });
+
+  it.each([
+    ["f = open(sys.argv[1], 'rb')"],
+    ["f = open(sys.argv[1] + '.other', 'wb')"],
+    ['f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 8192, mmap.MAP_PRIVATE)'],
+  ])('passes over %s', async (line) => {
+    await whileRunning(line, () => expect(writersOf([identity()]).writers).toEqual([]));
+  });
+
+  it('finds this very process', () => {
+    const fd = fs.openSync(file, 'r+');
+    expect(writersOf([identity()]).writers).toEqual([expect.stringContaining(`(${process.pid})`)]);
+    fs.closeSync(fd);
+  });
+});
