@@ -22,7 +22,6 @@ function action(completion: Completion): string {
     case 'users':
       return '_users';
     case 'command':
-      return '_normal';
     case 'nothing':
       return ' ';
   }
@@ -38,7 +37,9 @@ function optionSpec({ long, description, value, completion }: CompletedOption): 
 
 /** Of position `position`; the command itself is the first. */
 function argumentSpec({ name, completion }: CompletedArgument, position: number): string {
-  if (completion.kind === 'command') return `'*::${name}: _normal'`;
+  // As that of sudo and nice: a program, then what that program's own completion says.
+  if (completion.kind === 'command')
+    return `'(-)${position + 2}:${name}: _command_names -e' '*::arguments: _normal'`;
   return `'${position + 2}:${name}:${action(completion)}'`;
 }
 
