@@ -69,7 +69,7 @@ async function freezeVm(
 }
 
 /** The disks of `--image` that are not excluded. Their numbers stay, and so do the inode numbers made of them. */
-function chosenImages({ name, images }: ImagesSource, exclude: readonly string[]): TargetImage[] {
+export function chosenImages({ name, images }: ImagesSource, exclude: readonly string[]): TargetImage[] {
   const all = images.map((image, position) => ({ target: `disk${position}`, image }));
   const unknown = exclude.filter((target) => !all.some((disk) => disk.target === target));
   if (unknown.length > 0) {

@@ -14,6 +14,7 @@ const VERBS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   dump: async () => (await import('./dump.js')).dumpCommand,
   chain: async () => (await import('./chain.js')).chainCommand,
   list: async () => (await import('./list.js')).listCommand,
+  estimate: async () => (await import('./estimate.js')).estimateCommand,
   unlock: async () => (await import('./unlock.js')).unlockCommand,
   restore: async () => (await import('./restore.js')).restoreCommand,
   verify: async () => (await import('./verify.js')).verifyCommand,

@@ -1,0 +1,135 @@
+import { createHasher } from '../chunks/chunk-hash.js';
+import { chunkLength, type Geometry, geometry } from '../chunks/geometry.js';
+import { sumsLineLength } from '../chunks/paths.js';
+import { StoredIndex } from '../content-index/index-file.js';
+import { sampleCount } from '../content-index/pick-samples.js';
+import type { ExtentMap } from '../image/extent-map.js';
+import type { ImageReference } from '../image/image-reference.js';
+import { inspectImage } from '../image/inspect.js';
+import { loadDomain } from '../libvirt/load-domain.js';
+import { Virsh } from '../libvirt/virsh.js';
+import type { Reporter } from '../report/reporter.js';
+import { imageOf } from '../snapshot/none.js';
+import { selectDisks } from '../snapshot/select.js';
+import { indexFile } from './daemon-config.js';
+import { chunkRanges, type DiskChanges } from './disk-tracking.js';
+import { chosenImages } from './freeze-source.js';
+import type { BackupSettings } from './settings.js';
+import type { Source } from './source.js';
+import { trackDisk } from './track-disk.js';
+
+export interface EstimateRequest {
+  readonly source: Source;
+  readonly settings: Pick<BackupSettings, 'state' | 'connect' | 'exclude' | 'chunkSize' | 'tracking'>;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** All in bytes. */
+export interface DiskEstimate {
+  readonly target: string;
+  readonly size: number;
+  /** What the image does not say is zeros. */
+  readonly data: number;
+  /** What the next session reads of the disk by itself, the sample of the audit included. */
+  readonly read: number;
+  /** Chunk files that the next backup finds changed: at least, and at most. */
+  readonly send: { readonly least: number; readonly most: number };
+  /** The sums of this disk, which are sent each time. */
+  readonly sums: number;
+  /** What knows the changes, if anything does. */
+  readonly tracker: string | null;
+  /** Why nothing does. */
+  readonly reason: string | null;
+}
+
+export interface Estimate {
+  readonly name: string;
+  readonly disks: readonly DiskEstimate[];
+}
+
+interface LiveDisk {
+  readonly target: string;
+  readonly image: ImageReference;
+}
+
+/** What a backup would read and send if it began now. Makes no session and changes nothing. */
+export async function estimate(request: EstimateRequest): Promise<Estimate> {
+  const { source } = request;
+  const disks: DiskEstimate[] = [];
+  for (const disk of await liveDisks(request)) disks.push(await estimateDisk(disk, request));
+  return { name: source.name, disks };
+}
+
+async function liveDisks({ source, settings, reporter, signal }: EstimateRequest): Promise<LiveDisk[]> {
+  if (source.kind === 'images') return chosenImages(source, settings.exclude);
+  const virsh = new Virsh({ connect: settings.connect, signal });
+  const domain = await loadDomain(virsh, source.name);
+  const targets = new Set(domain.disks.map(({ target }) => target));
+  const exclude = settings.exclude.filter((target) => source.amongOthers !== true || targets.has(target));
+  return selectDisks(domain, { exclude, reporter }).map((disk) => ({
+    target: disk.target,
+    image: { ...imageOf(disk), inUse: domain.active },
+  }));
+}
+
+async function estimateDisk(
+  { target, image }: LiveDisk,
+  { source, settings, reporter, signal }: EstimateRequest,
+): Promise<DiskEstimate> {
+  const since = Date.now();
+  const { virtualSize, layers, sources, extents } = await inspectImage(image, { reporter, signal });
+  const cut = geometry(virtualSize, settings.chunkSize);
+  const hasher = await createHasher();
+  const indexDirectory = settings.state.index(source.name);
+  const { changes } = await trackDisk({
+    disk: { target, layers, sources, since },
+    cut,
+    indexDirectory,
+    session: '',
+    settings: settings.tracking,
+    hasher,
+    reporter,
+  });
+  const found = StoredIndex.open(indexFile(indexDirectory, target), hasher);
+  const known = found instanceof StoredIndex && found.header.chunkSize === cut.chunkSize;
+  if (found instanceof StoredIndex) found.close();
+  return {
+    target,
+    size: cut.size,
+    data: extents.dataBytes,
+    ...amounts(changes, { cut, extents, known, share: settings.tracking.audit }),
+    sums: sumsLineLength(target) * cut.chunkCount,
+    tracker: changes.kind === 'known' ? changes.tracker : null,
+    reason: changes.kind === 'known' ? null : changes.reason,
+  };
+}
+
+interface Facts {
+  readonly cut: Geometry;
+  readonly extents: ExtentMap;
+  /** Whether there is an index to compare with. */
+  readonly known: boolean;
+  /** Of the audit. */
+  readonly share: number;
+}
+
+function amounts(
+  changes: DiskChanges,
+  { cut, extents, known, share }: Facts,
+): Pick<DiskEstimate, 'read' | 'send'> {
+  const { size, chunkSize } = cut;
+  if (changes.kind === 'unknown')
+    return { read: extents.dataBytes, send: { least: known ? 0 : size, most: size } };
+  let read = 0;
+  let most = 0;
+  for (const { first, end } of chunkRanges(changes.ranges, cut)) {
+    for (let chunk = first; chunk < end; chunk++) {
+      const length = chunkLength(cut, chunk);
+      most += length;
+      if (!extents.isZero(chunk * chunkSize, length)) read += length;
+    }
+  }
+  const audit = sampleCount({ disk: cut, extents, share }) * chunkSize;
+  return { read: Math.min(read + audit, size), send: { least: 0, most } };
+}
