@@ -13,10 +13,10 @@ function optionWords({ options }: CompletedVerb): string[] {
 }
 
 function optionCases(verbs: readonly CompletedVerb[], defaultVerb: string): string[] {
-  return verbs.map((verb) => {
-    const pattern = verb.name === defaultVerb ? `${verb.name} | ''` : verb.name;
-    const more = verb.name === defaultVerb ? ['--version'] : [];
-    return `    ${pattern}) REPLY='${[...optionWords(verb), ...more].join(' ')}' ;;`;
+  return verbs.flatMap((verb) => {
+    const words = optionWords(verb).join(' ');
+    const own = `    ${verb.name}) REPLY='${words}' ;;`;
+    return verb.name === defaultVerb ? [own, `    '') REPLY='${words} --version' ;;`] : [own];
   });
 }
 
