@@ -164,7 +164,7 @@ async function checkLibvirt({ connect, vms, overlayDirectory }: LibvirtWanted): 
   const wanted = domains.filter((domain) => vms?.includes(domain.name) ?? true);
   const unknown = (vms ?? []).filter((vm) => !domains.some((domain) => domain.name === vm));
   return [
-    { name, state: 'ok', detail: `${domains.length} VMs` },
+    { name, state: 'ok', detail: domains.length === 1 ? '1 VM' : `${domains.length} VMs` },
     ...(await checkVms({ virsh, domains: wanted, overlayDirectory })),
     ...unknown.map((vm) => unknownVm(vm)),
   ];
