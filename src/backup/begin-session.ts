@@ -1,5 +1,5 @@
 import * as fs from 'node:fs';
-import { MANIFEST_NAME } from '../chunks/paths.js';
+import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
 import { latestPossibleMtime, type SessionTimes } from '../content-index/stable-times.js';
 import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-record.js';
 import { failed, messageOf } from '../errors.js';
@@ -68,6 +68,8 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     allowOther: settings.allowOther,
     snapshotAutoextend: settings.snapshotAutoextend,
     bandwidth: settings.bandwidth,
+    layout: settings.layout,
+    skipZeros: settings.zeroChunks === 'skip',
     ...settings.owner,
     ...tree,
     disks,
@@ -105,7 +107,7 @@ async function describeTree(
   frozen: FrozenSource,
   sizes: readonly number[],
   directory: string,
-): Promise<Pick<DaemonConfig, 'times' | 'rootMtime' | 'files'>> {
+): Promise<Pick<DaemonConfig, 'times' | 'rootMtime' | 'files' | 'zerosSkippedBefore'>> {
   const indexDirectory = settings.state.index(source.name);
   makeIndexDirectory(indexDirectory);
   const record = readTreeRecord(indexDirectory);
@@ -113,22 +115,30 @@ async function describeTree(
   const times: SessionTimes = { snapshot, newest: record.newest, unsettled: record.unsettled };
   // A tree that never was settled has no index yet.
   for (const { target } of record.newest === 0 ? [] : frozen.disks) {
-    if (record.names.includes(target) && !fs.existsSync(indexFile(indexDirectory, target)))
+    if (record.names.includes(target + SUMS_SUFFIX) && !fs.existsSync(indexFile(indexDirectory, target)))
       reporter.warn(`disk ${target}: its index is gone: all chunks count as changed`);
   }
+  const { chunkSize, layout, zeroChunks } = settings;
   const { files, names } = writeTreeFiles({
     name: source.name,
     sessionDirectory: directory,
     source: frozen,
     sizes,
-    chunkSize: settings.chunkSize,
+    chunkSize,
+    layout,
+    zeroChunks,
     mtime: latestPossibleMtime(times),
   });
   const root = rootMtime(record, names, snapshot);
-  openRecord(indexDirectory, record, { times, names, rootMtime: root });
+  const zerosSkippedBefore = record.zerosSkipped ?? [];
+  const targets = frozen.disks.map(({ target }) => target);
+  const others = zerosSkippedBefore.filter((target) => !targets.includes(target));
+  const zerosSkipped = zeroChunks === 'skip' ? [...others, ...targets] : others;
+  openRecord(indexDirectory, record, { times, names, rootMtime: root, zerosSkipped });
   const { seconds, nanoseconds } = await manifestTime(times, reporter);
   return {
     times,
+    zerosSkippedBefore,
     rootMtime: root,
     files: files.map((file) =>
       file.name === MANIFEST_NAME ? { ...file, mtime: seconds, mtimeNs: nanoseconds } : file,

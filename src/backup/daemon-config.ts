@@ -1,5 +1,6 @@
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { LayoutKind } from '../chunks/layout.js';
 import type { SessionTimes } from '../content-index/stable-times.js';
 import type { TransportKind } from '../fuse/transport.js';
 import type { ImageSource } from '../image/sources.js';
@@ -42,6 +43,11 @@ export interface DaemonConfig {
   readonly bandwidth?: number | undefined;
   readonly uid: number;
   readonly gid: number;
+  readonly layout: LayoutKind;
+  /** Chunks of zeros are not in the tree. */
+  readonly skipZeros: boolean;
+  /** Targets of disks of which they were left out the last time. */
+  readonly zerosSkippedBefore: readonly string[];
   readonly rootMtime: number;
   readonly times: SessionTimes;
   readonly files: readonly DaemonFile[];

@@ -1,6 +1,6 @@
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import type { Geometry } from '../chunks/geometry.js';
-import { chunkPath } from '../chunks/paths.js';
+import { chunkPath, layoutOf } from '../chunks/layout.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import type { ChunkRange } from '../content-index/pick-samples.js';
 import type { Distrust } from '../tracking/record.js';
@@ -64,7 +64,7 @@ export function chunkRanges(ranges: readonly ByteRange[], cut: Geometry): ChunkR
 export function distrustSentence(target: string, { tracker, chunk, at }: Distrust): string {
   const when = new Date(at).toISOString();
   return (
-    `disk ${target}: chunk ${target}/${chunkPath(chunk)} had changed although tracker ${tracker} said no (${when}): ` +
+    `disk ${target}: chunk ${target}/${chunkPath(layoutOf('chunkmount'), chunk)} had changed although tracker ${tracker} said no (${when}): ` +
     'it is not believed until the whole disk was read in another session'
   );
 }

@@ -1,6 +1,6 @@
 import { createHasher } from '../chunks/chunk-hash.js';
 import { chunkLength, type Geometry, geometry } from '../chunks/geometry.js';
-import { sumsLineLength } from '../chunks/paths.js';
+import { sumsLineLength } from '../chunks/sums-line.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { sampleCount } from '../content-index/pick-samples.js';
 import type { ExtentMap } from '../image/extent-map.js';
@@ -99,7 +99,7 @@ async function estimateDisk(
     size: cut.size,
     data: extents.dataBytes,
     ...amounts(changes, { cut, extents, known, share: settings.tracking.audit }),
-    sums: sumsLineLength(target) * cut.chunkCount,
+    sums: sumsLineLength({ directory: target, layout: 'chunkmount' }) * cut.chunkCount,
     tracker: changes.kind === 'known' ? changes.tracker : null,
     reason: changes.kind === 'known' ? null : changes.reason,
   };

@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, directoryCount, type Geometry, geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
+import { layoutOf } from '../chunks/layout.js';
 import { type IndexHeader, StoredIndex } from '../content-index/index-file.js';
 import {
   AUDIT_DONE,
@@ -16,6 +17,7 @@ import { saveIndex } from '../content-index/save-index.js';
 import { latestPossibleMtime } from '../content-index/stable-times.js';
 import { settleRecord } from '../content-index/tree-record.js';
 import type { ChunkTree, TreeDisk, TreeFile } from '../fuse/chunk-tree.js';
+import { directoryTimes } from '../fuse/disk-view.js';
 import { loadExtentMap } from '../image/extent-map-file.js';
 import { openSources } from '../image/sources.js';
 import {
@@ -106,6 +108,8 @@ export class ServedTree {
   /** Saves what is known so far. The next session compares with it; it is right at any moment. */
   save(): void {
     for (const { served, stored, indexFile, header } of this.#disks) {
+      // What nobody looked at changes, too, and only now it is known how it was.
+      directoryTimes(served, this.hasher)?.updateAll();
       saveIndex(indexFile, header, served.rows, stored, this.hasher);
     }
   }
@@ -126,12 +130,15 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
   const stored = usableIndex(StoredIndex.open(file, hasher), cut, disk.target, warnings);
   // For what changed: later than anything that was shown before, also when that is not known any more.
   const latest = latestPossibleMtime(config.times);
+  const skipped = config.zerosSkippedBefore.includes(disk.target);
+  // After a session that was cut off nobody knows which names were seen.
+  const sameNames = skipped === config.skipZeros && (!config.skipZeros || config.times.unsettled === 0);
   const header: IndexHeader = {
     chunkSize: cut.chunkSize,
     chunkCount: cut.chunkCount,
     diskSize: cut.size,
     diskDirectoryMtime: diskDirectoryMtime(stored?.header, cut, latest),
-    directoryMtimes: directoryMtimes(stored?.header, cut, latest),
+    directoryMtimes: directoryMtimes(stored?.header, cut, latest, sameNames),
   };
   const rows = createRows(cut.chunkCount);
   const extents = loadExtentMap(disk.extentsFile);
@@ -145,6 +152,9 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     target: disk.target,
     part: diskPart(disk.target),
     geometry: cut,
+    directory: layoutOf(config.layout).diskDirectory(config.name, disk.target),
+    layout: config.layout,
+    skipZeros: config.skipZeros,
     rows,
     keep: tracker.plan,
     times: config.times,
@@ -155,6 +165,7 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     sumsMtime: latest,
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,
+    compareDirectories: config.skipZeros && sameNames,
   };
   return { served, stored, indexFile: file, header, tracker };
 }
@@ -184,8 +195,16 @@ function diskDirectoryMtime(before: IndexHeader | undefined, cut: Geometry, late
   return same ? before.diskDirectoryMtime : Math.max(latest, before.diskDirectoryMtime + 1);
 }
 
-/** A chunk directory keeps its time while it holds the same chunks: when a disk grows, only the last one changes. */
-function directoryMtimes(before: IndexHeader | undefined, cut: Geometry, latest: number): Uint32Array {
+/**
+ * A chunk directory keeps its time while it holds the same chunks: when a disk grows, only the last one changes. `sameNames`: chunks of
+ * zeros are in it, or are left out, as the last time; which of them are zeros is compared later.
+ */
+function directoryMtimes(
+  before: IndexHeader | undefined,
+  cut: Geometry,
+  latest: number,
+  sameNames: boolean,
+): Uint32Array {
   const count = directoryCount(cut);
   const times = new Uint32Array(new SharedArrayBuffer(Math.max(count, 1) * 4), 0, count).fill(latest);
   if (before === undefined) return times;
@@ -194,7 +213,7 @@ function directoryMtimes(before: IndexHeader | undefined, cut: Geometry, latest:
     const first = directory * CHUNKS_PER_DIRECTORY;
     const chunksNow = Math.min(cut.chunkCount - first, CHUNKS_PER_DIRECTORY);
     const chunksBefore = Math.min(before.chunkCount - first, CHUNKS_PER_DIRECTORY);
-    times[directory] = chunksNow === chunksBefore ? known : Math.max(latest, known + 1);
+    times[directory] = sameNames && chunksNow === chunksBefore ? known : Math.max(latest, known + 1);
   }
   return times;
 }

@@ -1,3 +1,5 @@
+import type { LayoutKind } from '../chunks/layout.js';
+import type { ZeroChunks } from '../chunks/manifest.js';
 import type { TransportKind } from '../fuse/transport.js';
 import type { Politeness } from '../host/politeness.js';
 import type { StateDirectory } from '../session/state-directory.js';
@@ -28,6 +30,8 @@ export interface BackupSettings {
   readonly memory: boolean;
   /** Bytes. */
   readonly chunkSize: number;
+  readonly layout: LayoutKind;
+  readonly zeroChunks: ZeroChunks;
   readonly transport: 'auto' | TransportKind;
   readonly directIo: boolean;
   readonly allowOther: boolean;

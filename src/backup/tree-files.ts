@@ -1,12 +1,16 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { geometry } from '../chunks/geometry.js';
+import { type LayoutKind, layoutOf } from '../chunks/layout.js';
 import {
   formatManifest,
   MANIFEST_FORMAT,
-  MANIFEST_VERSION,
   type Manifest,
+  type ManifestDisk,
   type ManifestExtra,
+  manifestVersion,
+  topLevelNames,
+  type ZeroChunks,
 } from '../chunks/manifest.js';
 import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
 import { makeDirectory, replaceFile } from '../host/durable.js';
@@ -32,6 +36,8 @@ export interface TreeFilesRequest {
   /** Bytes, in the order of `source.disks`. */
   readonly sizes: readonly number[];
   readonly chunkSize: number;
+  readonly layout: LayoutKind;
+  readonly zeroChunks: ZeroChunks;
   /** mtime, in seconds, of all but the manifest: later than that of any file that had the name before. */
   readonly mtime: number;
 }
@@ -53,32 +59,40 @@ export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
   if (source.memory !== undefined) {
     files.push({ name: stateName(name), inode: INODES.state, path: source.memory, mtime, mtimeNs: 0 });
   }
-  add(MANIFEST_NAME, INODES.manifest, formatManifest(makeManifest(request, nvram?.length)));
-  const diskNames = source.disks.flatMap(({ target }) => [target, target + SUMS_SUFFIX]);
-  return { files, names: [...files.map((file) => file.name), ...diskNames] };
+  const manifest = makeManifest(request, nvram?.length);
+  add(MANIFEST_NAME, INODES.manifest, formatManifest(manifest));
+  return { files, names: topLevelNames(manifest) };
 }
 
 function makeManifest(request: TreeFilesRequest, nvramSize: number | undefined): Manifest {
-  const { name, source, sizes, chunkSize } = request;
+  const { name, source } = request;
+  const disks = makeDisks(request);
   return {
     format: MANIFEST_FORMAT,
-    version: MANIFEST_VERSION,
+    version: manifestVersion(disks),
     name,
     uuid: source.uuid,
     snapshotTime: source.time.toISOString(),
     consistency: source.consistency,
     toolVersion: toolVersion(),
     domainXml: source.xml === undefined ? null : `${name}.xml`,
-    disks: source.disks.map((disk, position) => ({
-      target: disk.target,
-      ...geometry(sizes[position]!, chunkSize),
-      hash: 'xxh64',
-      sums: disk.target + SUMS_SUFFIX,
-      sourceFormat: disk.image.format,
-      bus: disk.bus,
-    })),
+    disks,
     extras: makeExtras(request, nvramSize),
   };
+}
+
+function makeDisks({ name, source, sizes, chunkSize, layout, zeroChunks }: TreeFilesRequest): ManifestDisk[] {
+  return source.disks.map(({ target, image, bus }, position) => ({
+    target,
+    ...geometry(sizes[position]!, chunkSize),
+    directory: layoutOf(layout).diskDirectory(name, target),
+    layout,
+    zeroChunks,
+    hash: 'xxh64',
+    sums: target + SUMS_SUFFIX,
+    sourceFormat: image.format,
+    bus,
+  }));
 }
 
 function makeExtras({ name, source }: TreeFilesRequest, nvramSize: number | undefined): ManifestExtra[] {

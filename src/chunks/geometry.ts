@@ -5,7 +5,7 @@ export const DEFAULT_CHUNK_SIZE = 256 * 1024;
 export const MIN_CHUNK_SIZE = 4 * 1024;
 export const MAX_CHUNK_SIZE = 16 * 1024 * 1024;
 
-/** Chunk files a directory. Part of the tree format: directory = index >> 8. */
+/** Chunk files a directory, in every layout. Part of the tree format: directory = index >> 8. */
 export const CHUNKS_PER_DIRECTORY = 256;
 
 /** Chunk numbers are 32 bits wide: eight hex digits. Part of the tree format. */
@@ -48,8 +48,9 @@ export function chunkLength(disk: Geometry, index: number): number {
   return Math.min(disk.chunkSize, disk.size - index * disk.chunkSize);
 }
 
-export function directoryCount(disk: Geometry): number {
-  return Math.ceil(disk.chunkCount / CHUNKS_PER_DIRECTORY);
+/** Directories of a rank; those of rank 0 hold the chunks. See layout.ts. */
+export function directoryCount(disk: Geometry, rank = 0): number {
+  return Math.ceil(disk.chunkCount / CHUNKS_PER_DIRECTORY ** (rank + 1));
 }
 
 /** Chunk files in directory `directory`. */

@@ -3,7 +3,7 @@
  *
  *     bits 50..34  1 + disk part (from the target's name alone); 0 for the files at the top of the tree
  *     bits 33..32  what it is
- *     bits 31..0   number of the chunk or of the directory
+ *     bits 31..0   number of the chunk; of a directory: its rank in bits 31..24 (see layout.ts), its number below
  *
  * They stay below 2^53, so a JavaScript number holds them exactly, and FUSE's root is 1 as it has to be.
  */
@@ -54,6 +54,21 @@ export function diskPart(target: string): number {
 /** Upper 32 bits of the inode numbers of one kind of a disk. */
 export function inodeHigh(part: number, kind: number): number {
   return (part + 1) * 4 + kind;
+}
+
+const NUMBERS_PER_RANK = 2 ** 24;
+
+/** A directory's number among the INODE_DIRECTORY ones of its disk. */
+export function directoryInodeNumber(rank: number, number: number): number {
+  return rank * NUMBERS_PER_RANK + number;
+}
+
+export function rankOf(directoryInodeNumber: number): number {
+  return Math.floor(directoryInodeNumber / NUMBERS_PER_RANK);
+}
+
+export function numberInRank(directoryInodeNumber: number): number {
+  return directoryInodeNumber % NUMBERS_PER_RANK;
 }
 
 export function inode(part: number, kind: number, number: number): number {

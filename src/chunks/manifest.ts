@@ -1,12 +1,14 @@
 import * as v from 'valibot';
 import { ChunkmountError } from '../errors.js';
 import { isChunkSize, MAX_CHUNK_COUNT } from './geometry.js';
+import { LAYOUT_KINDS, type LayoutKind, layoutOf } from './layout.js';
 import { isName, isTarget } from './names.js';
 import { MANIFEST_NAME, SUMS_SUFFIX } from './paths.js';
 
 /** Part of the tree format. */
 export const MANIFEST_FORMAT = 'chunkmount-tree';
-export const MANIFEST_VERSION = 1;
+/** The newest that we know. */
+export const MANIFEST_VERSION = 2;
 
 /** More disks than any hypervisor gives a VM; keeps a hostile manifest from costing memory. */
 export const MAX_DISKS = 4096;
@@ -17,12 +19,20 @@ const MAX_TEXT_LENGTH = 4 * 1024 * 1024;
 /** What a frozen state is worth: a power cut's, a freeze's, one with the guest's memory, or that of a VM shut off. */
 const CONSISTENCIES = ['crash', 'filesystem', 'memory', 'offline'] as const;
 
+export const ZERO_CHUNKS = ['keep', 'skip'] as const;
+/** Whether chunks of zeros have a file like all others, or none. */
+export type ZeroChunks = (typeof ZERO_CHUNKS)[number];
+
 /** One disk of a tree; sizes in bytes, so it is also the disk's Geometry. */
 export interface ManifestDisk {
   readonly target: string;
   readonly size: number;
   readonly chunkSize: number;
   readonly chunkCount: number;
+  /** Its directory's name. */
+  readonly directory: string;
+  readonly layout: LayoutKind;
+  readonly zeroChunks: ZeroChunks;
   readonly hash: 'xxh64';
   /** The sums file's name: `vda.xxh64`. */
   readonly sums: string;
@@ -42,7 +52,8 @@ export interface ManifestExtra {
 /** What a tree is: see the tree format in the design. */
 export interface Manifest {
   readonly format: typeof MANIFEST_FORMAT;
-  readonly version: typeof MANIFEST_VERSION;
+  /** See `manifestVersion`. */
+  readonly version: 1 | 2;
   readonly name: string;
   /** The domain's UUID; null for an image without a domain. */
   readonly uuid: string | null;
@@ -86,17 +97,22 @@ const diskSchema = v.pipe(
       v.minValue(0),
       v.maxValue(MAX_CHUNK_COUNT, 'is more than 2^32'),
     ),
+    // Version 1 has none of these three.
+    directory: v.optional(v.string()),
+    layout: v.optional(v.picklist(LAYOUT_KINDS), 'chunkmount'),
+    zeroChunks: v.optional(v.picklist(ZERO_CHUNKS), 'keep'),
     hash: v.literal('xxh64'),
     sums: v.string(),
     sourceFormat: v.pipe(v.string(), v.regex(WORD, 'is no format name')),
     bus: v.nullable(v.pipe(v.string(), v.regex(WORD, 'is no bus name'))),
   }),
-  v.readonly(),
   v.check(
     (disk) => disk.chunkCount === Math.ceil(disk.size / disk.chunkSize),
     'size, chunkSize and chunkCount do not add up',
   ),
   v.check((disk) => disk.sums === disk.target + SUMS_SUFFIX, 'sums is not the name of its sums file'),
+  v.transform((disk): ManifestDisk => ({ ...disk, directory: disk.directory ?? disk.target })),
+  v.readonly(),
 );
 
 const extraSchema = v.pipe(
@@ -104,11 +120,11 @@ const extraSchema = v.pipe(
   v.readonly(),
 );
 
-/** Keys that we do not know are ignored: a later version 1 may say more. */
+/** Keys that we do not know are ignored: a later manifest of the same version may say more. */
 const manifestSchema = v.pipe(
   v.object({
     format: v.literal(MANIFEST_FORMAT),
-    version: v.literal(MANIFEST_VERSION),
+    version: v.picklist([1, 2]),
     name: v.pipe(v.string(), v.check(isName, 'cannot be the name of a tree')),
     uuid: v.nullable(v.pipe(v.string(), v.regex(UUID, 'is no UUID'))),
     snapshotTime: v.pipe(v.string(), v.check(isUtcTime, 'is no time in UTC like 2024-05-31T22:15:00Z')),
@@ -129,6 +145,17 @@ const manifestSchema = v.pipe(
   }),
   v.readonly(),
   v.check((manifest) => areDistinct(topLevelNames(manifest)), 'two of its entries have the same name'),
+  v.check(
+    ({ version, disks }) => version === manifestVersion(disks),
+    'its version is not that of its layout and zeroChunks',
+  ),
+  v.check(
+    ({ name, disks }) =>
+      disks.every(
+        ({ directory, layout, target }) => directory === layoutOf(layout).diskDirectory(name, target),
+      ),
+    "a disk's directory is not called as its layout has it",
+  ),
 );
 
 /** The names at the top of the tree, in the manifest's order. */
@@ -136,13 +163,23 @@ export function topLevelNames(manifest: Pick<Manifest, 'domainXml' | 'disks' | '
   return [
     MANIFEST_NAME,
     ...(manifest.domainXml === null ? [] : [manifest.domainXml]),
-    ...manifest.disks.flatMap((disk) => [disk.target, disk.sums]),
+    ...manifest.disks.flatMap((disk) => [disk.directory, disk.sums]),
     ...manifest.extras.map((extra) => extra.file),
   ];
 }
 
 function areDistinct(names: readonly string[]): boolean {
   return new Set(names).size === names.length;
+}
+
+/**
+ * The version that a tree's manifest must have: readers of version 1 would look for its chunks at other places, or take chunks of zeros
+ * for missing ones, so they must refuse it. A tree that they can read stays version 1.
+ */
+export function manifestVersion(
+  disks: readonly Pick<ManifestDisk, 'layout' | 'zeroChunks'>[],
+): Manifest['version'] {
+  return disks.every(({ layout, zeroChunks }) => layout === 'chunkmount' && zeroChunks === 'keep') ? 1 : 2;
 }
 
 function refuse(file: string, why: string, hint: string, cause?: unknown): ChunkmountError {
@@ -173,8 +210,7 @@ function checkVersion(value: unknown, file: string): void {
       'install a newer chunkmount',
     );
   }
-  if (version !== MANIFEST_VERSION)
-    throw refuse(file, `has format version ${version}, which never existed`, DAMAGED_HINT);
+  if (version < 1) throw refuse(file, `has format version ${version}, which never existed`, DAMAGED_HINT);
 }
 
 /**
@@ -205,11 +241,12 @@ function describeIssue(issue: { readonly expected: string | null }): string {
 /** The manifest's text: keys in the order of the tree format, two spaces of indentation, a newline at the end. */
 export function formatManifest(manifest: Manifest): string {
   const { format, version, name, uuid, snapshotTime, consistency, toolVersion, domainXml } = manifest;
-  const disks = manifest.disks.map(
-    ({ target, size, chunkSize, chunkCount, hash, sums, sourceFormat, bus }) => {
-      return { target, size, chunkSize, chunkCount, hash, sums, sourceFormat, bus };
-    },
-  );
+  const disks = manifest.disks.map((disk) => {
+    const { target, size, chunkSize, chunkCount, directory, layout, zeroChunks } = disk;
+    const { hash, sums, sourceFormat, bus } = disk;
+    const shape = version === 1 ? {} : { directory, layout, zeroChunks };
+    return { target, size, chunkSize, chunkCount, ...shape, hash, sums, sourceFormat, bus };
+  });
   const extras = manifest.extras.map(({ file, kind, size }) => ({ file, kind, size }));
   const ordered = {
     format,

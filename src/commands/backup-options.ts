@@ -10,6 +10,7 @@ import { choiceOption } from './choice-option.js';
 import { parseOwner } from './owner.js';
 import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
 import { type ScanOptions, scanSettings } from './scan-options.js';
+import { type TreeOptions, treeSettings } from './tree-options.js';
 
 /** Option values as commander has them. */
 export interface DirectoryOptions {
@@ -17,7 +18,7 @@ export interface DirectoryOptions {
   statedir?: string;
 }
 
-export interface BackupOptions extends DirectoryOptions, ScanOptions {
+export interface BackupOptions extends DirectoryOptions, ScanOptions, TreeOptions {
   exclude?: string;
   /** `--no-snapshot` makes it false. */
   snapshot: string | false;
@@ -170,6 +171,7 @@ export function backupSettings(options: BackupOptions): BackupSettings {
     quiesce: quiesce(options.quiesce),
     overlayDirectory: options.overlayDir === undefined ? undefined : path.resolve(options.overlayDir),
     chunkSize: options.chunkSize === undefined ? DEFAULT_CHUNK_SIZE : parseChunkSize(options.chunkSize),
+    ...treeSettings(options),
     transport: parseChoice(options.transport, '--transport', ['auto', 'kernel', 'native']),
     directIo: options.directIo === true,
     // Root's trees are closed by their modes; a backup user who owns the files has to get in.

@@ -8,8 +8,9 @@ import { transportOption } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { parseOwner } from './owner.js';
 import { parseChoice } from './parse.js';
+import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
-export interface ImageMountOptions {
+export interface ImageMountOptions extends PlainOptions {
   verify: boolean;
   transport: string;
   allowOther?: boolean;
@@ -21,6 +22,7 @@ const MOUNT_HELP = `
 Shows every disk of a tree (or of any plain copy of one) as a raw file, read-only: vda.img, vdb.img, … Prints their paths.
 A chunk is compared with its sum when it is first read; a damaged one is an input/output error, and is named in --log.
 --no-verify shows damaged chunks as they are (missing ones and those of a wrong size stay errors), and needs no sums.
+${PLAIN_HELP}
 
 Exit status: 0 mounted; 1 failed, and nothing is left; 2 usage; 4 the tree's manifest or sums are missing or damaged.
 
@@ -55,6 +57,7 @@ export async function runImageMount(
   }
   const images = await mountImages({
     tree,
+    plain: plainShape(options),
     mountpoint,
     transport: chooseTransport(wanted, context.reporter),
     verify: options.verify,
@@ -69,7 +72,7 @@ export async function runImageMount(
 }
 
 export const imageMountCommand: CommandModule = (context) =>
-  new Command('image-mount')
+  addPlainOptions(new Command('image-mount'))
     .description('show the disks of a tree as raw images')
     .argument('<tree>', 'the directory that holds manifest.json')
     .argument('<mountpoint>', 'an empty directory')

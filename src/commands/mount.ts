@@ -10,6 +10,7 @@ import { type CommandContext, type CommandModule, printResult } from './context.
 import { failuresOf, forEachName, throwFailures } from './each.js';
 import { addScanOptions, SCAN_HELP } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
+import { addTreeOptions } from './tree-options.js';
 
 export interface MountOptions extends BackupOptions, SourceOptions {
   foreground?: boolean;
@@ -82,7 +83,7 @@ async function tellReady(mounted: readonly BegunSession[], reporter: Reporter): 
 }
 
 export const mountCommand: CommandModule = (context) =>
-  addScanOptions(addBackupOptions(addSourceOptions(new Command('mount'))))
+  addTreeOptions(addScanOptions(addBackupOptions(addSourceOptions(new Command('mount')))))
     .description('freeze disks and mount them as a tree of chunks (the default command)')
     .option('--foreground', 'stay until a signal or an unmount, then clean up')
     // The default command gets what is no command's name.

@@ -4,6 +4,7 @@ import { Command, Option } from 'commander';
 import { ChunkmountError, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
+import type { PlainShape } from '../restore/plain-tree.js';
 import { type RestoreResult, restoreDisk } from '../restore/restore-disk.js';
 import { restoreToStream } from '../restore/restore-stream.js';
 import type { Compression } from '../restore/to-qcow2.js';
@@ -18,6 +19,7 @@ import {
   runDefine,
 } from './define-options.js';
 import { parseList } from './parse.js';
+import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
 export interface RestoreOptions {
   readonly tree: string;
@@ -31,10 +33,15 @@ export interface RestoreOptions {
   readonly force: boolean;
   readonly delta: boolean;
   readonly keepGoing: boolean;
+  /** The tree is a copy of a chunkfs mount. */
+  readonly plain?: PlainShape | undefined;
 }
 
 /** The options as commander has them. */
-interface RestoreFlags extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression' | 'to'>, DefineOptions {
+interface RestoreFlags
+  extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression' | 'to' | 'plain'>,
+    DefineOptions,
+    PlainOptions {
   readonly to?: string;
   readonly disk?: readonly string[];
   readonly compress?: Compression;
@@ -54,6 +61,7 @@ read. A file appears under its name when it is complete and on disk; interrupted
   a directory         gets a file for each disk, vda.raw or vda.qcow2; with a / at the end it is made
   -                   writes a raw image to standard output
 ${DEFINE_HELP}
+${PLAIN_HELP}
 
 Exit status: 0 restored; 1 failed; 2 wrong usage; 3 another restore to the same file is running; 4 chunks are missing
 or corrupt (with --keep-going: restored, except for those listed); 128+n ended by signal n.
@@ -86,18 +94,22 @@ export const restoreCommand: CommandModule = (context) => {
     )
     .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
     .addHelpText('after', HELP);
-  return addDefineOptions(command).action(async (tree: string, flags: RestoreFlags) => {
+  return addPlainOptions(addDefineOptions(command)).action(async (tree: string, flags: RestoreFlags) => {
     if (flags.define === true) return runRestoreVm(tree, flags, context());
     refuseDefineOptions(flags);
-    const { disk: disks, compress: compression, to, ...others } = flags;
+    const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
+    const plain = plainShape(flags);
     if (to === undefined)
       throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
-    await runRestore({ tree, disks, compression, to, ...others }, context());
+    await runRestore({ tree, disks, compression, to, format, force, delta, keepGoing, plain }, context());
   });
 };
 
 /** Restores all disks of a tree and defines its VM. Writes the VM's name to stdout, or one JSON object. Throws as runRestore does. */
 async function runRestoreVm(directory: string, flags: RestoreFlags, context: CommandContext): Promise<void> {
+  if (plainShape(flags) !== undefined) {
+    throw usage('a copy of a chunkfs mount has no VM to define', { hint: 'leave out --define' });
+  }
   if (flags.to !== undefined || flags.disk !== undefined || flags.delta) {
     throw usage('--define takes all disks, to --storage', { hint: 'leave out --to, --disk and --delta' });
   }
@@ -117,7 +129,7 @@ async function runRestoreVm(directory: string, flags: RestoreFlags, context: Com
  * `integrity` when chunks were damaged, with `keepGoing` after everything else has been done.
  */
 export async function runRestore(options: RestoreOptions, context: CommandContext): Promise<void> {
-  const tree = Tree.open(options.tree);
+  const tree = Tree.open(options.tree, options.plain);
   try {
     const targets = options.disks ?? tree.manifest.disks.map((disk) => disk.target);
     for (const target of targets) tree.disk(target);

@@ -10,6 +10,7 @@ import type { CommandContext, CommandModule } from './context.js';
 import { forEachName, throwFailures } from './each.js';
 import { addScanOptions, SCAN_HELP } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
+import { addTreeOptions } from './tree-options.js';
 
 export interface RunCommandOptions extends BackupOptions, SourceOptions {}
 
@@ -105,7 +106,7 @@ async function endAll(
 }
 
 export const runCommand: CommandModule = (context) =>
-  addScanOptions(addBackupOptions(addSourceOptions(new Command('run'))))
+  addTreeOptions(addScanOptions(addBackupOptions(addSourceOptions(new Command('run')))))
     .description('mount, run a command, and clean up whatever it does')
     .argument('<command...>', 'what to run, and its arguments: after --')
     .usage('[options] -- COMMAND [ARG…]')

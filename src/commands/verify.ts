@@ -2,12 +2,14 @@ import { Command } from 'commander';
 import { ChunkmountError, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
+import type { PlainShape } from '../restore/plain-tree.js';
 import type { ChunkDifference, Problem } from '../restore/problem.js';
 import { EVERYTHING, type Sample } from '../restore/sample.js';
 import { type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { parseList } from './parse.js';
+import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
 export interface VerifyOptions {
   readonly tree: string;
@@ -17,10 +19,12 @@ export interface VerifyOptions {
   readonly sample?: number | undefined;
   /** A tree that this one shall be equal to. */
   readonly against?: string | undefined;
+  /** The tree is a copy of a chunkfs mount. */
+  readonly plain?: PlainShape | undefined;
 }
 
 /** The options as commander has them. */
-interface VerifyFlags extends Omit<VerifyOptions, 'tree' | 'disks'> {
+interface VerifyFlags extends Omit<VerifyOptions, 'tree' | 'disks' | 'plain'>, PlainOptions {
   readonly disk?: readonly string[];
 }
 
@@ -33,6 +37,7 @@ domain XML that is damaged or of another VM. Needs nothing but the tree; "xxhsum
 
 With --sample the content of that share of the chunks is read, others each time, and only the size of the rest.
 With --against, chunks that differ from another tree's (by its sums; it is not read) are problems as well.
+${PLAIN_HELP}
 
 Exit status: 0 intact; 1 failed; 2 wrong usage; 4 something is missing or damaged, or differs; 128+n ended by signal n.
 
@@ -41,19 +46,20 @@ Examples:
   chunkmount verify /backup/mail01 --sample=5%
   chunkmount verify /backup/mail01 --against=/var/lib/libvirt/backup/mail01`;
 
-export const verifyCommand: CommandModule = (context) =>
-  new Command('verify')
+export const verifyCommand: CommandModule = (context) => {
+  const command = new Command('verify')
     .summary('check that a tree is complete and undamaged')
     .description('Checks that a tree is complete and undamaged.')
     .argument('<tree>', 'the directory that holds manifest.json')
     .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
     .option('--sample <percent>', 'read only that share of the chunks, for example 5%', parseShare)
     .option('--against <tree>', 'another tree that this one shall be equal to')
-    .addHelpText('after', HELP)
-    .action(async (tree: string, flags: VerifyFlags) => {
-      const { disk: disks, ...others } = flags;
-      await runVerify({ tree, disks, ...others }, context());
-    });
+    .addHelpText('after', HELP);
+  return addPlainOptions(command).action(async (tree: string, flags: VerifyFlags) => {
+    const { disk: disks, sample, against } = flags;
+    await runVerify({ tree, disks, sample, against, plain: plainShape(flags) }, context());
+  });
+};
 
 /** `5%`, `0.5%`. */
 function parseShare(text: string): number {
@@ -66,10 +72,10 @@ function parseShare(text: string): number {
 /** Prints what was found, then throws an error of kind `integrity` if anything is wrong. */
 export async function runVerify(options: VerifyOptions, context: CommandContext): Promise<void> {
   const { reporter, signal } = context;
-  const { tree, disks, against } = options;
+  const { tree, disks, against, plain } = options;
   const sample: Sample =
     options.sample === undefined ? EVERYTHING : { share: options.sample, start: Math.random() };
-  const report = await verifyTree({ tree, disks, against, sample, reporter, signal });
+  const report = await verifyTree({ tree, disks, against, plain, sample, reporter, signal });
   printResult(context, report, lines(report));
   if (report.intact) return;
   throw new ChunkmountError('integrity', `${report.tree} has ${countOf(report.problemCount, 'problem')}`, {
@@ -79,17 +85,26 @@ export async function runVerify(options: VerifyOptions, context: CommandContext)
 }
 
 function lines(report: VerifyReport): string[] {
-  const { name, snapshotTime, consistency, intact, disks } = report;
+  const { name, snapshotTime, consistency, hasSums, disks } = report;
   const problems = problemLines(report.problems);
   return [
     ...(name === null ? [] : [`${name}: snapshot of ${snapshotTime}, ${consistency}-consistent`]),
-    ...disks.map(diskLine),
+    ...disks.map((disk) => (hasSums ? diskLine(disk) : plainDiskLine(disk))),
     ...problems.slice(0, MAX_SHOWN),
     ...(problems.length > MAX_SHOWN
       ? [`and ${problems.length - MAX_SHOWN} more lines: --json has them all`]
       : []),
-    intact ? 'intact' : 'DAMAGED',
+    conclusion(report),
   ];
+}
+
+function conclusion({ intact, hasSums }: VerifyReport): string {
+  if (!intact) return 'DAMAGED';
+  return hasSums ? 'intact' : 'complete; there are no sums, so nobody can tell whether the content is right';
+}
+
+function plainDiskLine({ disk, size, chunks }: DiskReport): string {
+  return `${disk}: ${formatBytes(size)}, ${countOf(chunks, 'chunk')} looked for`;
 }
 
 function diskLine({ disk, size, chunks, verified }: DiskReport): string {

@@ -124,10 +124,9 @@ export class StoredIndex {
     const first = block * ROWS_PER_BLOCK;
     const stored = Math.min(ROWS_PER_BLOCK, this.header.chunkCount - first);
     if (stored <= 0) return true;
-    const hashes = readAt(this.fd, this.#sections.hashes + first * 8, stored * 8);
-    const mtimes = readAt(this.fd, this.#sections.mtimes + first * 4, stored * 4);
-    const expected = readAt(this.fd, this.#sections.sums + block * 8, 8);
-    if (!blockSum(hashes, mtimes, hasher).equals(expected)) return false;
+    const found = this.#readBlock(block, hasher);
+    if (found === undefined) return false;
+    const { hashes, mtimes } = found;
     const count = Math.min(stored, rows.count - first);
     const target = new Uint8Array(rows.hashes.buffer, first * 8, count * 8);
     target.set(hashes.subarray(0, count * 8));
@@ -142,6 +141,25 @@ export class StoredIndex {
   fingerprint(hasher: ChunkHasher): string {
     const sum = sumOf([readAt(this.fd, 0, this.#sections.hashes)], hasher);
     return formatHash(sum.readUInt32LE(0), sum.readUInt32LE(4));
+  }
+
+  /** The stored rows of `block`, as they stand in the file; undefined if they are damaged, unreadable or not there. */
+  readBlock(block: number, hasher: ChunkHasher): { hashes: Buffer; mtimes: Buffer } | undefined {
+    try {
+      return this.#readBlock(block, hasher);
+    } catch {
+      return undefined;
+    }
+  }
+
+  #readBlock(block: number, hasher: ChunkHasher): { hashes: Buffer; mtimes: Buffer } | undefined {
+    const first = block * ROWS_PER_BLOCK;
+    const stored = Math.min(ROWS_PER_BLOCK, this.header.chunkCount - first);
+    if (stored <= 0) return undefined;
+    const hashes = readAt(this.fd, this.#sections.hashes + first * 8, stored * 8);
+    const mtimes = readAt(this.fd, this.#sections.mtimes + first * 4, stored * 4);
+    const expected = readAt(this.fd, this.#sections.sums + block * 8, 8);
+    return blockSum(hashes, mtimes, hasher).equals(expected) ? { hashes, mtimes } : undefined;
   }
 
   close(): void {

@@ -11,6 +11,8 @@ const Schema = v.object({
   names: v.array(v.string()),
   /** mtime of the tree's root directory. */
   rootMtime: Seconds,
+  /** Targets of disks of which chunks of zeros were left out when they were last in the tree. */
+  zerosSkipped: v.optional(v.array(v.string())),
   newest: Seconds,
   unsettled: Seconds,
 });
@@ -45,10 +47,11 @@ export function rootMtime(record: TreeRecord, names: readonly string[], snapshot
 export function openRecord(
   indexDirectory: string,
   record: TreeRecord,
-  session: { times: SessionTimes; names: readonly string[]; rootMtime: number },
+  session: Pick<TreeRecord, 'rootMtime' | 'zerosSkipped'> & { times: SessionTimes; names: readonly string[] },
 ): void {
-  const unsettled = Math.max(record.unsettled, latestPossibleMtime(session.times));
-  write(indexDirectory, { ...record, names: [...session.names], rootMtime: session.rootMtime, unsettled });
+  const { times, names, ...known } = session;
+  const unsettled = Math.max(record.unsettled, latestPossibleMtime(times));
+  write(indexDirectory, { ...record, ...known, names: [...names], unsettled });
 }
 
 /**

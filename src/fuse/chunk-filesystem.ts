@@ -1,21 +1,18 @@
 import * as fs from 'node:fs';
 import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
-import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
 import {
+  directoryInodeNumber,
   INODE_CHUNK,
   INODE_DIRECTORY,
   INODE_DISK,
   inodeHigh,
+  numberInRank,
   ROOT_INODE,
+  rankOf,
   SUMS_NUMBER,
 } from '../chunks/inodes.js';
-import {
-  directoryName,
-  HASH_XATTR,
-  parseChunkName,
-  parseDirectoryName,
-  SUMS_SUFFIX,
-} from '../chunks/paths.js';
+import { HEX_BYTES } from '../chunks/layout.js';
+import { HASH_XATTR, SUMS_SUFFIX } from '../chunks/paths.js';
 import { markServed, UNREADABLE, ZERO } from '../content-index/rows.js';
 import type { ChunkTree, TreeFile } from './chunk-tree.js';
 import { DiskView } from './disk-view.js';
@@ -29,12 +26,12 @@ import {
   SEEK_HOLE,
 } from './filesystem.js';
 
-/** What an inode number stands for. `number` is the chunk's or the chunk directory's. */
+/** What an inode number stands for. `number` is the chunk's, or the directory's among those of its rank: see Layout. */
 type Node =
   | { readonly kind: 'root' }
   | { readonly kind: 'file'; readonly file: TreeFile }
-  | { readonly kind: 'disk' | 'sums'; readonly view: DiskView }
-  | { readonly kind: 'directory'; readonly view: DiskView; readonly number: number }
+  | { readonly kind: 'sums'; readonly view: DiskView }
+  | { readonly kind: 'directory'; readonly view: DiskView; readonly rank: number; readonly number: number }
   | { readonly kind: 'chunk'; readonly view: DiskView; readonly number: number };
 
 /** glibc sizes a directory read by st_blksize; large ones save round trips. */
@@ -43,9 +40,6 @@ const DIRECTORY_BLOCK_SIZE = 256 * 1024;
 const MAX_BLOCK_SIZE = 128 * 1024;
 const STATFS_BLOCK_SIZE = 4096;
 const DIRECTORY_SIZE = 4096;
-
-/** A chunk's name is its directory's and these two digits. */
-const HEX_BYTES = Array.from({ length: CHUNKS_PER_DIRECTORY }, (_, i) => i.toString(16).padStart(2, '0'));
 
 /** Cookies of `.` and `..`; the entries proper follow. */
 const FIRST_ENTRY = 2;
@@ -74,7 +68,7 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
           inode: this.#inode(view, INODE_DISK, SUMS_NUMBER),
           directory: false,
         },
-        { name: view.target, inode: this.#inode(view, INODE_DISK, 0), directory: true },
+        { name: view.disk.directory, inode: this.#inode(view, INODE_DISK, 0), directory: true },
       ]),
     ];
   }
@@ -86,17 +80,17 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     switch (node.kind) {
       case 'root':
         return name === '..' ? ROOT_INODE : (this.#top.find((entry) => entry.name === name)?.inode ?? ENOENT);
-      case 'disk': {
-        if (name === '..') return ROOT_INODE;
-        const directory = parseDirectoryName(name);
-        if (directory < 0 || directory >= node.view.directoryCount) return ENOENT;
-        return this.#inode(node.view, INODE_DIRECTORY, directory);
-      }
       case 'directory': {
-        if (name === '..') return this.#inode(node.view, INODE_DISK, 0);
-        const chunk = parseChunkName(name);
-        const inside = chunk >= 0 && Math.floor(chunk / CHUNKS_PER_DIRECTORY) === node.number;
-        return inside && node.view.hasChunk(chunk) ? this.#inode(node.view, INODE_CHUNK, chunk) : ENOENT;
+        const { view, rank, number } = node;
+        if (name === '..') return this.#parentOf(view, rank, number);
+        if (rank > 0) {
+          const directory = view.layout.parseDirectoryName(rank - 1, number, name);
+          if (directory < 0 || directory >= view.directoriesOf(rank - 1)) return ENOENT;
+          return this.#directoryInode(view, rank - 1, directory);
+        }
+        const chunk = view.layout.parseChunkName(number, name);
+        if (chunk < 0 || !view.hasChunk(chunk) || view.isSkipped(chunk)) return ENOENT;
+        return this.#inode(view, INODE_CHUNK, chunk);
       }
       default:
         return ENOTDIR;
@@ -123,25 +117,29 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
       case 'root':
         this.#directoryAttributes(this.views.length, this.tree.rootMtime, into);
         return 0;
-      case 'disk':
-        this.#directoryAttributes(node.view.directoryCount, node.view.disk.directoryMtime, into);
+      case 'directory': {
+        const { view, rank, number } = node;
+        if (rank === 0) {
+          this.#directoryAttributes(0, view.directoryMtimeOf(number), into);
+        } else {
+          const { first, end } = view.subdirectories(rank, number);
+          this.#directoryAttributes(end - first, view.disk.directoryMtime, into);
+        }
         return 0;
-      case 'directory':
-        this.#directoryAttributes(0, node.view.disk.directoryMtimes[node.number]!, into);
-        return 0;
+      }
     }
   }
 
   readdir(inode: number, from: number, emit: EmitEntry): number {
     const node = this.#node(inode);
     if (node === undefined) return ENOENT;
-    if (node.kind !== 'root' && node.kind !== 'disk' && node.kind !== 'directory') return ENOTDIR;
+    if (node.kind !== 'root' && node.kind !== 'directory') return ENOTDIR;
     if (from < 1 && !emit('.', inode, 'directory', 1)) return 0;
     if (from < 2 && !emit('..', this.lookup(inode, '..'), 'directory', 2)) return 0;
     const first = Math.max(0, from - FIRST_ENTRY);
-    if (node.kind === 'directory') this.#listChunks(node.view, node.number, first, emit);
-    else if (node.kind === 'disk') this.#listDirectories(node.view, first, emit);
-    else this.#listTop(first, emit);
+    if (node.kind === 'root') this.#listTop(first, emit);
+    else if (node.rank === 0) this.#listChunks(node.view, node.number, first, emit);
+    else this.#listDirectories(node.view, node.rank, node.number, first, emit);
     return 0;
   }
 
@@ -232,15 +230,27 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     if (found === undefined) return undefined;
     const { view, kind } = found;
     if (kind === INODE_CHUNK) return view.hasChunk(number) ? { kind: 'chunk', view, number } : undefined;
-    if (kind === INODE_DIRECTORY)
-      return number < view.directoryCount ? { kind: 'directory', view, number } : undefined;
+    if (kind === INODE_DIRECTORY) return directoryNode(view, rankOf(number), numberInRank(number));
     if (number > SUMS_NUMBER) return undefined;
-    return { kind: number === SUMS_NUMBER ? 'sums' : 'disk', view };
+    if (number === SUMS_NUMBER) return { kind: 'sums', view };
+    return { kind: 'directory', view, rank: view.layout.levels, number: 0 };
+  }
+
+  /** The disk's own directory is the one of rank `levels`. */
+  #directoryInode(view: DiskView, rank: number, number: number): number {
+    if (rank === view.layout.levels) return this.#inode(view, INODE_DISK, 0);
+    return this.#inode(view, INODE_DIRECTORY, directoryInodeNumber(rank, number));
+  }
+
+  #parentOf(view: DiskView, rank: number, number: number): number {
+    if (rank === view.layout.levels) return ROOT_INODE;
+    return this.#directoryInode(view, rank + 1, Math.floor(number / HEX_BYTES.length));
   }
 
   #chunkAttributes(view: DiskView, chunk: number, into: Attributes): number {
     const state = view.resolver.resolve(chunk);
     if (state === UNREADABLE) return EIO;
+    if (state === ZERO && view.skipsZeros) return ENOENT;
     into.kind = 'file';
     into.size = view.lengthOf(chunk);
     into.blocks = view.blocksOf(chunk, state);
@@ -278,10 +288,12 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     }
   }
 
-  #listDirectories(view: DiskView, first: number, emit: EmitEntry): void {
-    const base = this.#inode(view, INODE_DIRECTORY, 0);
-    for (let i = first; i < view.directoryCount; i++) {
-      if (!emit(directoryName(i), base + i, 'directory', i + FIRST_ENTRY + 1)) return;
+  #listDirectories(view: DiskView, rank: number, number: number, from: number, emit: EmitEntry): void {
+    const { first, end } = view.subdirectories(rank, number);
+    const base = this.#directoryInode(view, rank - 1, first);
+    for (let i = from; i < end - first; i++) {
+      const name = view.layout.directoryName(rank - 1, first + i);
+      if (!emit(name, base + i, 'directory', i + FIRST_ENTRY + 1)) return;
     }
   }
 
@@ -289,11 +301,17 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     const firstChunk = view.firstChunkOf(directory);
     const base = this.#inode(view, INODE_CHUNK, firstChunk);
     const count = view.chunksIn(directory);
-    const prefix = directoryName(directory);
+    const prefix = view.layout.chunkPrefix(directory);
     for (let i = first; i < count; i++) {
+      if (view.skipsZeros && view.isSkipped(firstChunk + i)) continue;
       if (!emit(prefix + HEX_BYTES[i]!, base + i, 'file', i + FIRST_ENTRY + 1)) return;
     }
   }
+}
+
+function directoryNode(view: DiskView, rank: number, number: number): Node | undefined {
+  const exists = rank < view.layout.levels && number < view.directoriesOf(rank);
+  return exists ? { kind: 'directory', view, rank, number } : undefined;
 }
 
 function contentSize(file: TreeFile): number {

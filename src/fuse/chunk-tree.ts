@@ -1,4 +1,5 @@
 import type { Geometry } from '../chunks/geometry.js';
+import type { LayoutKind } from '../chunks/layout.js';
 import type { KeepPlan } from '../content-index/audit.js';
 import type { IndexHeader } from '../content-index/index-file.js';
 import type { Rows } from '../content-index/rows.js';
@@ -12,6 +13,11 @@ export interface TreeDisk {
   /** See chunks/inodes.ts. */
   readonly part: number;
   readonly geometry: Geometry;
+  /** The disk's directory. */
+  readonly directory: string;
+  readonly layout: LayoutKind;
+  /** Chunks of zeros are not in the tree. */
+  readonly skipZeros: boolean;
   readonly rows: Rows;
   readonly times: SessionTimes;
   readonly extents: SharedExtentMap;
@@ -22,9 +28,12 @@ export interface TreeDisk {
   /** If a tracker says what did not change. */
   readonly keep?: KeepPlan | undefined;
   readonly sumsMtime: number;
+  /** Of the disk's directory, and of those that hold directories. */
   readonly directoryMtime: number;
-  /** One a chunk directory. */
+  /** One a chunk directory. Shared memory: see DirectoryTimes. */
   readonly directoryMtimes: Uint32Array;
+  /** Chunks of zeros were left out in the last session, too: see DirectoryTimes. */
+  readonly compareDirectories: boolean;
 }
 
 /** A small file at the top of the tree: manifest, domain XML, NVRAM. */

@@ -1,6 +1,9 @@
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, chunkLength, chunksInDirectory, directoryCount } from '../chunks/geometry.js';
-import { formatHash, sumsLine, sumsLineLength } from '../chunks/paths.js';
+import { type Layout, layoutOf, subdirectories } from '../chunks/layout.js';
+import { formatHash } from '../chunks/paths.js';
+import { skippedSumsLine, sumsLine, sumsLineLength } from '../chunks/sums-line.js';
+import { DirectoryTimes } from '../content-index/directory-times.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { Resolver } from '../content-index/resolver.js';
 import { LOST, UNREADABLE, ZERO } from '../content-index/rows.js';
@@ -16,9 +19,14 @@ const SECTOR = 512;
 export class DiskView {
   readonly sumsSize: number;
   readonly directoryCount: number;
+  readonly layout: Layout;
+  /** Chunks of zeros are not in the tree. */
+  readonly skipsZeros: boolean;
   readonly resolver: Resolver;
   readonly #reader: ExtentReader;
   readonly #lineLength: number;
+  /** Undefined: the times of the chunk directories are final. */
+  readonly #directoryTimes: DirectoryTimes | undefined;
 
   constructor(
     readonly disk: TreeDisk,
@@ -38,7 +46,10 @@ export class DiskView {
       stored,
       disk.keep,
     );
-    this.#lineLength = sumsLineLength(disk.target);
+    this.layout = layoutOf(disk.layout);
+    this.skipsZeros = disk.skipZeros;
+    this.#directoryTimes = directoryTimes(disk, hasher);
+    this.#lineLength = sumsLineLength(disk);
     this.sumsSize = this.#lineLength * disk.geometry.chunkCount;
     this.directoryCount = directoryCount(disk.geometry);
   }
@@ -49,6 +60,30 @@ export class DiskView {
 
   hasChunk(chunk: number): boolean {
     return chunk < this.disk.geometry.chunkCount;
+  }
+
+  /** Whether a chunk of this disk has no file. Only where zeros are skipped does anybody have to wait for the answer. */
+  isSkipped(chunk: number): boolean {
+    return this.skipsZeros && this.resolver.resolve(chunk) === ZERO;
+  }
+
+  /** mtime of a chunk directory. */
+  directoryMtimeOf(directory: number): number {
+    const times = this.#directoryTimes;
+    if (times === undefined) return this.disk.directoryMtimes[directory]!;
+    const first = this.firstChunkOf(directory);
+    for (let i = 0; i < this.chunksIn(directory); i++) this.resolver.resolve(first + i);
+    return times.update(directory);
+  }
+
+  /** How many directories of a rank the disk has. */
+  directoriesOf(rank: number): number {
+    return rank === 0 ? this.directoryCount : directoryCount(this.disk.geometry, rank);
+  }
+
+  /** The directories that one of a rank above 0 holds: from `first` up to `end`. */
+  subdirectories(rank: number, number: number): { first: number; end: number } {
+    return subdirectories(this.layout, this.disk.geometry, rank, number);
   }
 
   chunksIn(directory: number): number {
@@ -100,7 +135,8 @@ export class DiskView {
       const hash = this.hashOf(chunk);
       if (typeof hash === 'number') return hash;
       const begin = from - chunk * this.#lineLength;
-      const piece = sumsLine(this.target, chunk, hash).slice(begin, begin + end - from);
+      const line = this.isSkipped(chunk) ? skippedSumsLine : sumsLine;
+      const piece = line(this.disk, chunk, hash).slice(begin, begin + end - from);
       for (let i = 0; i < piece.length; i++) into[at + done + i] = piece.charCodeAt(i);
       done += piece.length;
     }
@@ -111,4 +147,12 @@ export class DiskView {
   xattrOf(chunk: number): string | number {
     return this.hasChunk(chunk) ? this.hashOf(chunk) : ENODATA;
   }
+}
+
+/** For a disk whose chunk directories may have other names in them than in the last session; else undefined. */
+export function directoryTimes(disk: TreeDisk, hasher: ChunkHasher): DirectoryTimes | undefined {
+  const { geometry, rows, times, stored, directoryMtimes: mtimes } = disk;
+  if (!disk.compareDirectories || stored === undefined) return undefined;
+  const index = StoredIndex.attach(stored.fd, stored.header);
+  return new DirectoryTimes({ disk: geometry, rows, times, stored: index, mtimes, hasher });
 }

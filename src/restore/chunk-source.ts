@@ -1,13 +1,14 @@
 import * as fs from 'node:fs';
 import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, chunkLength } from '../chunks/geometry.js';
+import { chunkName, chunkPath, directoryNames, type Layout, layoutOf } from '../chunks/layout.js';
 import type { ManifestDisk } from '../chunks/manifest.js';
-import { chunkName, chunkPath, directoryName, formatHash } from '../chunks/paths.js';
+import { formatHash } from '../chunks/paths.js';
 import { systemCode } from '../errors.js';
 import { DamageError, type DamageKind } from './damage.js';
 import { readFully } from './full-io.js';
 import type { Sums } from './sums.js';
-import { isWrongType, listNames, openDirectory, openFile, statFile } from './tree-files.js';
+import { isWrongType, listNames, openBelow, openFile, statFile } from './tree-files.js';
 
 /** In place of a descriptor: no directory is open, or there is none to open. */
 export const NONE = -1;
@@ -18,11 +19,14 @@ const PIECE_LENGTH = 128 * 1024;
 /** For the byte that there must not be behind a chunk. */
 const PROBE = new Uint8Array(1);
 
+/** What the sums say of each chunk. */
+export type KnownSums = Pick<Sums, 'hashes' | 'lost' | 'skipped' | 'none'>;
+
 /** What a worker thread needs to read the same disk. Descriptors are those of the whole process. */
 export interface SharedSource {
   readonly root: string;
   readonly disk: ManifestDisk;
-  readonly sums: Pick<Sums, 'hashes' | 'lost'>;
+  readonly sums: KnownSums;
   /** The disk's directory, or NONE: then every chunk is missing. */
   readonly directory: number;
 }
@@ -38,6 +42,7 @@ export class ChunkSource {
   readonly #found = new Uint32Array(2);
   readonly #piece = new Uint8Array(PIECE_LENGTH);
   readonly #zeros: Buffer;
+  readonly #layout: Layout;
   readonly #zeroHashes: readonly [Uint32Array, Uint32Array];
 
   private constructor(
@@ -46,6 +51,7 @@ export class ChunkSource {
     private readonly owner: boolean,
   ) {
     const { disk } = shared;
+    this.#layout = layoutOf(disk.layout);
     this.#zeros = Buffer.alloc(disk.chunkSize);
     const last = disk.chunkCount === 0 ? 0 : chunkLength(disk, disk.chunkCount - 1);
     this.#zeroHashes = [this.#hashOfZeros(disk.chunkSize), this.#hashOfZeros(last)];
@@ -71,7 +77,7 @@ export class ChunkSource {
     return this.shared.disk;
   }
 
-  get sums(): Pick<Sums, 'hashes' | 'lost'> {
+  get sums(): KnownSums {
     return this.shared.sums;
   }
 
@@ -83,6 +89,19 @@ export class ChunkSource {
   /** Whether the chunk's line in the sums file is lost. */
   isLost(index: number): boolean {
     return this.sums.lost !== undefined && this.sums.lost[index] === 1;
+  }
+
+  /** Whether there is anything to compare chunks with. */
+  get hasSums(): boolean {
+    return !this.sums.none;
+  }
+
+  /**
+   * Whether the chunk is all zeros and has no file. That takes both: a line that says so, with the hash of zeros. So a chunk whose
+   * line is lost or damaged is never taken for zeros.
+   */
+  isSkipped(index: number): boolean {
+    return this.sums.skipped?.[index] === 1 && this.isZero(index);
   }
 
   /** Whether the sums say that the chunk is all zeros. An equal hash is no proof of it: `holdsZeros` is. */
@@ -119,10 +138,15 @@ export class ChunkSource {
   /** `pieceAt` says where the bytes of a piece go. Each is hashed at once, while it is in the processor's cache. */
   #readChecked(index: number, pieceAt: (done: number, count: number) => Uint8Array): number {
     const length = this.lengthOf(index);
+    if (this.isSkipped(index)) {
+      for (let done = 0; done < length; done += PIECE_LENGTH)
+        pieceAt(done, Math.min(PIECE_LENGTH, length - done)).fill(0);
+      return length;
+    }
     this.hasher.begin();
     let fd = NONE;
     try {
-      fd = openFile(this.#directoryOf(index), chunkName(index));
+      fd = openFile(this.#directoryOf(index), chunkName(this.#layout, index));
       for (let done = 0; done < length; done += PIECE_LENGTH) {
         const piece = pieceAt(done, Math.min(PIECE_LENGTH, length - done));
         if (readFully(fd, piece, piece.byteLength, done) !== piece.byteLength)
@@ -141,6 +165,7 @@ export class ChunkSource {
   }
 
   #checkFound(index: number): void {
+    if (!this.hasSums) return;
     if (this.isLost(index)) throw this.#damage('unverified', index, '', '');
     if (this.#hasHash(index, this.#found)) return;
     throw this.#damage('hash', index, this.expected(index), formatHash(this.#found[0]!, this.#found[1]!));
@@ -149,14 +174,17 @@ export class ChunkSource {
   /** The hash in the sums file: 16 hex digits, or `unknown`. */
   expected(index: number): string {
     const { hashes } = this.sums;
-    return this.isLost(index) ? 'unknown' : formatHash(hashes[index * 2]!, hashes[index * 2 + 1]!);
+    return this.isLost(index) || !this.hasSums
+      ? 'unknown'
+      : formatHash(hashes[index * 2]!, hashes[index * 2 + 1]!);
   }
 
   /** Throws DamageError unless the chunk's file is there and has the right size; its content is not read. */
   checkSize(index: number): void {
+    if (this.isSkipped(index)) return;
     const length = this.lengthOf(index);
     try {
-      const stat = statFile(this.#directoryOf(index), chunkName(index));
+      const stat = statFile(this.#directoryOf(index), chunkName(this.#layout, index));
       if (!stat.isFile() || stat.size !== length) throw this.#wrongSize(index, stat, length);
     } catch (error) {
       throw error instanceof DamageError ? error : this.#openFailed(index, error);
@@ -167,7 +195,7 @@ export class ChunkSource {
   openChunk(index: number): number {
     let fd = NONE;
     try {
-      fd = openFile(this.#directoryOf(index), chunkName(index));
+      fd = openFile(this.#directoryOf(index), chunkName(this.#layout, index));
       const stat = fs.fstatSync(fd);
       if (!stat.isFile() || stat.size !== this.lengthOf(index))
         throw this.#wrongSize(index, stat, this.lengthOf(index));
@@ -213,7 +241,7 @@ export class ChunkSource {
     if (this.#openFd !== NONE) fs.closeSync(this.#openFd);
     this.#openNumber = NONE;
     this.#openFd = NONE;
-    this.#openFd = openDirectory(this.shared.directory, directoryName(number));
+    this.#openFd = openBelow(this.shared.directory, directoryNames(this.#layout, number));
     this.#openNumber = number;
     return this.#openFd;
   }
@@ -243,12 +271,11 @@ export class ChunkSource {
   }
 
   #damage(kind: DamageKind, index: number, expected: string, found: string): DamageError {
-    const disk = this.disk.target;
     return new DamageError(this.root, {
       kind,
-      disk,
+      disk: this.disk.target,
       chunk: index,
-      path: `${disk}/${chunkPath(index)}`,
+      path: `${this.disk.directory}/${chunkPath(this.#layout, index)}`,
       expected,
       found,
     });

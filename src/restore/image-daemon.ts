@@ -39,9 +39,11 @@ class ImageDaemon implements DaemonWork {
 
   async start(): Promise<Server> {
     const { config } = this;
-    const tree = Tree.open(config.tree);
+    const tree = Tree.open(config.tree, config.plain);
+    // Without sums there is nothing to compare with.
+    const verify = config.verify && !tree.isPlain;
     const files: ImageFile[] = [];
-    for (const { target } of tree.manifest.disks) files.push(await openImage(tree, target, config.verify));
+    for (const { target } of tree.manifest.disks) files.push(await openImage(tree, target, verify));
     const mtime = Math.floor(Date.parse(tree.manifest.snapshotTime) / 1000);
     const { uid, gid, fileMode, directoryMode } = config;
     const data: ImageDirectory = { files, uid, gid, mtime, fileMode, directoryMode };

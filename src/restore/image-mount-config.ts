@@ -1,11 +1,14 @@
 import { fileURLToPath } from 'node:url';
 import type { TransportKind } from '../fuse/transport.js';
 import type { MountEntry } from '../host/mountinfo.js';
+import type { PlainShape } from './plain-tree.js';
 
 /** What the daemon gets, as its argument. */
 export interface ImageMountConfig {
   /** Absolute. */
   readonly tree: string;
+  /** The tree is a copy of a chunkfs mount. */
+  readonly plain?: PlainShape | undefined;
   readonly mountpoint: string;
   readonly source: string;
   readonly transport: TransportKind;

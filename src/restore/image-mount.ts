@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import * as path from 'node:path';
 import { systemCode, usage } from '../errors.js';
 import { startDaemon } from '../fuse/start-daemon.js';
 import { mountAt } from '../host/mountinfo.js';
@@ -60,12 +61,12 @@ function checkLog(file: string): void {
  */
 export async function mountImages(request: ImageMountRequest): Promise<string[]> {
   const { logFile, signal, ...given } = request;
-  const tree = Tree.open(given.tree);
+  const tree = Tree.open(given.tree, given.plain);
   tree.close();
   const mountpoint = checkMountpoint(given.mountpoint);
   checkLog(logFile);
   const source = imageMountSource(tree.manifest.name);
-  const config: ImageMountConfig = { ...given, tree: tree.root, mountpoint, source };
+  const config: ImageMountConfig = { ...given, tree: path.resolve(given.tree), mountpoint, source };
   const { transport, allowOther } = config;
   const script = IMAGE_DAEMON_SCRIPT;
   const args = [JSON.stringify(config)];

@@ -85,6 +85,10 @@ export class ImageReader {
   }
 
   #readChunk(chunk: number, offset: number, count: number, into: Uint8Array, at: number): void {
+    if (this.source.isSkipped(chunk)) {
+      into.fill(0, at, at + count);
+      return;
+    }
     if (this.verified === undefined || Atomics.load(this.verified, chunk) === GOOD) {
       this.#readPiece(chunk, offset, count, into, at);
       return;

@@ -30,19 +30,22 @@ export async function openSource(
 export async function sourceWithSums(
   tree: Tree,
   disk: ManifestDisk,
-  { hashes, lost }: Sums,
+  { hashes, lost, skipped, none }: Sums,
 ): Promise<ChunkSource> {
   const directory = openDiskDirectory(tree, disk);
-  return ChunkSource.create({ root: tree.root, disk, sums: { hashes, lost }, directory }, true);
+  return ChunkSource.create(
+    { root: tree.root, disk, sums: { hashes, lost, skipped, none }, directory },
+    true,
+  );
 }
 
 function openDiskDirectory(tree: Tree, disk: ManifestDisk): number {
   try {
-    return openDirectory(tree.fd, disk.target);
+    return openDirectory(tree.fd, disk.directory);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return NONE;
     if (!isWrongType(error)) throw error;
-    throw new ChunkmountError('integrity', `${tree.root}/${disk.target} is a link or no directory`, {
+    throw new ChunkmountError('integrity', `${tree.root}/${disk.directory} is a link or no directory`, {
       hint: 'a tree holds plain files and directories only; take the directory from another copy of this backup',
       cause: error,
     });

@@ -37,6 +37,10 @@ function isPresent(index: number, length: number, test: (data: Uint8Array) => bo
   }
 }
 
+function equalTo(chunk: Buffer): (data: Uint8Array) => boolean {
+  return (data) => Buffer.compare(data, chunk.subarray(0, data.byteLength)) === 0;
+}
+
 /** Whether the target already holds zeros in the place of a chunk that is not compared by hash. */
 function restIsZero(index: number, length: number): boolean {
   if (index < task.compareBelow) return false;
@@ -57,13 +61,21 @@ function write(index: number, chunk: Buffer, zero: boolean): void {
 
 function restore(index: number): void {
   const length = source.lengthOf(index);
+  if (source.isSkipped(index) && restIsZero(index, length)) {
+    queue.count('zero');
+    return;
+  }
   if (index < task.compareBelow && isPresent(index, length, (data) => source.matches(index, data))) {
     queue.count('unchanged');
     return;
   }
   const chunk = writer.place(index);
   source.read(index, chunk);
-  write(index, chunk, source.isZero(index));
+  if (!source.hasSums && index < task.compareBelow && isPresent(index, length, equalTo(chunk))) {
+    queue.count('unchanged');
+    return;
+  }
+  write(index, chunk, source.isZero(index) || !source.hasSums);
 }
 
 /** With --keep-going: zeros in place of what is damaged; what merely cannot be checked is better than zeros. */

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import type { ManifestDisk } from '../chunks/manifest.js';
-import { chunkPath, sumsLineLength } from '../chunks/paths.js';
+import { type SumsShape, skippedSumsLine, sumsLine, sumsLineLength } from '../chunks/sums-line.js';
 import { ChunkmountError, failed } from '../errors.js';
 import { readFully } from './full-io.js';
 import { type Tree, unreadable } from './tree.js';
@@ -10,6 +10,7 @@ import { openFile } from './tree-files.js';
 /** Read at once; any size that holds a line does. */
 const PIECE_BYTES = 4 * 1024 * 1024;
 const HASH_DIGITS = 16;
+const COMMENT = '#'.charCodeAt(0);
 
 /** ASCII code → value of a lower-case hex digit; -1 for anything else. */
 const DIGIT = new Int8Array(256).fill(-1);
@@ -21,6 +22,10 @@ export interface Sums {
   readonly hashes: Uint32Array;
   /** 1 for a chunk whose line is lost; undefined if none is. */
   readonly lost: Uint8Array | undefined;
+  /** 1 for a chunk of zeros that has no file; undefined for a tree that leaves none out. */
+  readonly skipped: Uint8Array | undefined;
+  /** Nobody knows any hash: a plain copy of chunkfs. `hashes` is empty then. */
+  readonly none: boolean;
   /** What is wrong with the sums file, the first thing first; empty if nothing is. */
   readonly problems: readonly ChunkmountError[];
 }
@@ -36,46 +41,80 @@ function parseWord(bytes: Uint8Array, at: number): number {
   return word;
 }
 
-/** `  vda/0001a2/0001a2f3\n`: what follows the hash in line `index`. */
-function lineTail(target: string, index: number): Buffer {
-  return Buffer.from(`  ${target}/${chunkPath(index)}\n`);
+/** What follows the hash in a line: `  vda/0001a2/0001a2f3\n`; of a chunk without a file ` vda/0001a2/0001a2f3\n`. */
+class LineTails {
+  #present: Buffer;
+  #skipped: Buffer;
+
+  constructor(
+    private readonly shape: SumsShape,
+    first: number,
+  ) {
+    [this.#present, this.#skipped] = this.#make(first);
+  }
+
+  of(skipped: boolean): Buffer {
+    return skipped ? this.#skipped : this.#present;
+  }
+
+  /** Within a directory only the last two digits change: they are patched in, which is ten times as fast as making the text anew. */
+  goTo(index: number): void {
+    if (index % 256 === 0) {
+      [this.#present, this.#skipped] = this.#make(index);
+      return;
+    }
+    patch(this.#present, index);
+    patch(this.#skipped, index);
+  }
+
+  #make(index: number): [Buffer, Buffer] {
+    const present = Buffer.from(sumsLine(this.shape, index, ''));
+    return [present, Buffer.from(skippedSumsLine(this.shape, index, '').slice(1))];
+  }
+}
+
+function patch(tail: Buffer, index: number): void {
+  const end = tail.byteLength - 1;
+  tail[end - 2] = hexDigit((index >>> 4) & 15);
+  tail[end - 1] = hexDigit(index & 15);
+}
+
+/** Where parsed lines go, each to its place counted from the first. */
+export interface ParsedLines {
+  /** Two words a line. */
+  readonly hashes: Uint32Array;
+  /** Set to 1 for chunks without a file; undefined: there must be none. */
+  readonly skipped?: Uint8Array | undefined;
 }
 
 /**
- * Parses whole lines of the sums file of `target`, the first of which is line `first`, into `hashes` (two words a line).
- * Calls `onBad` with the number of each line that is not exactly what it should be; its hash is left as it was.
+ * Parses whole lines of a sums file, the first of which is line `first`. Calls `onBad` with the number of each line that is not
+ * exactly what it should be; its hash is left as it was.
  */
 export function parseSums(
-  target: string,
+  shape: SumsShape,
   first: number,
   bytes: Uint8Array,
-  hashes: Uint32Array,
+  { hashes, skipped }: ParsedLines,
   onBad: (line: number) => void,
 ): void {
-  const length = sumsLineLength(target);
+  const length = sumsLineLength(shape);
   const count = Math.floor(bytes.byteLength / length);
-  let tail = lineTail(target, first);
+  const tails = new LineTails(shape, first);
   for (let i = 0; i < count; i++) {
-    const at = i * length;
-    if (i > 0) tail = nextTail(tail, target, first + i);
+    if (i > 0) tails.goTo(first + i);
+    const isSkipped = skipped !== undefined && bytes[i * length] === COMMENT;
+    const at = i * length + (isSkipped ? 1 : 0);
     const high = parseWord(bytes, at);
     const low = parseWord(bytes, at + 8);
-    if (high < 0 || low < 0 || !equals(bytes, at + HASH_DIGITS, tail)) {
+    if (high < 0 || low < 0 || !equals(bytes, at + HASH_DIGITS, tails.of(isSkipped))) {
       onBad(first + i);
       continue;
     }
     hashes[i * 2] = high;
     hashes[i * 2 + 1] = low;
+    if (isSkipped) skipped[i] = 1;
   }
-}
-
-/** Within a directory only the last two digits change: they are patched in, which is ten times as fast as making the text anew. */
-function nextTail(tail: Buffer, target: string, index: number): Buffer {
-  if (index % 256 === 0) return lineTail(target, index);
-  const end = tail.byteLength - 1;
-  tail[end - 2] = hexDigit((index >>> 4) & 15);
-  tail[end - 1] = hexDigit(index & 15);
-  return tail;
 }
 
 function hexDigit(value: number): number {
@@ -92,6 +131,9 @@ function equals(bytes: Uint8Array, at: number, tail: Uint8Array): boolean {
  * `lost`, so that verify can name everything and a restore with `--keep-going` can go on.
  */
 export function readSums(tree: Tree, disk: ManifestDisk): Sums {
+  if (tree.isPlain) {
+    return { hashes: new Uint32Array(0), lost: undefined, skipped: undefined, none: true, problems: [] };
+  }
   const file = path.join(tree.root, disk.sums);
   const problems: ChunkmountError[] = [];
   let fd: number | undefined;
@@ -113,11 +155,11 @@ function readOpened(
   disk: ManifestDisk,
   problems: ChunkmountError[],
 ): Sums {
-  const length = sumsLineLength(disk.target);
+  const length = sumsLineLength(disk);
   const stat = fd === undefined ? undefined : fs.fstatSync(fd);
   if (stat !== undefined) checkSize(stat, file, disk, problems);
   const readable = stat?.isFile() === true ? Math.min(disk.chunkCount, Math.floor(stat.size / length)) : 0;
-  const { hashes, lost } = allocate(disk);
+  const { hashes, lost, skipped } = allocate(disk);
   let lostCount = disk.chunkCount - readable;
   lost.fill(1, readable);
   const piece = Buffer.allocUnsafe(Math.floor(PIECE_BYTES / length) * length);
@@ -126,18 +168,25 @@ function readOpened(
     const got = readFully(fd!, piece, wanted, first * length);
     // A file that shrinks under us: the rest of its lines are lost, whatever the buffer still holds.
     piece.fill(0, got, wanted);
-    parseSums(disk.target, first, piece.subarray(0, wanted), hashes.subarray(first * 2), (line) => {
+    const into = { hashes: hashes.subarray(first * 2), skipped: skipped?.subarray(first) };
+    parseSums(disk, first, piece.subarray(0, wanted), into, (line) => {
       lost[line] = 1;
       lostCount++;
       if (problems.length < 1000) problems.push(badLine(file, line));
     });
   }
-  return { hashes, lost: lostCount === 0 ? undefined : lost, problems };
+  return { hashes, lost: lostCount === 0 ? undefined : lost, skipped, none: false, problems };
 }
 
-function allocate(disk: ManifestDisk): { hashes: Uint32Array; lost: Uint8Array } {
+function allocate(disk: ManifestDisk): {
+  hashes: Uint32Array;
+  lost: Uint8Array;
+  skipped: Uint8Array | undefined;
+} {
   try {
     return {
+      skipped:
+        disk.zeroChunks === 'skip' ? new Uint8Array(new SharedArrayBuffer(disk.chunkCount)) : undefined,
       hashes: new Uint32Array(new SharedArrayBuffer(disk.chunkCount * 8)),
       lost: new Uint8Array(new SharedArrayBuffer(disk.chunkCount)),
     };
@@ -147,7 +196,7 @@ function allocate(disk: ManifestDisk): { hashes: Uint32Array; lost: Uint8Array }
 }
 
 function checkSize(stat: fs.Stats, file: string, disk: ManifestDisk, problems: ChunkmountError[]): void {
-  const expected = disk.chunkCount * sumsLineLength(disk.target);
+  const expected = disk.chunkCount * sumsLineLength(disk);
   if (!stat.isFile()) problems.push(sumsError(file, 'is no plain file'));
   else if (stat.size !== expected) {
     problems.push(

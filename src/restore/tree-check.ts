@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import { directoryCount } from '../chunks/geometry.js';
-import { type ManifestExtra, topLevelNames } from '../chunks/manifest.js';
-import { parseDirectoryName } from '../chunks/paths.js';
+import { layoutOf } from '../chunks/layout.js';
+import { type ManifestDisk, type ManifestExtra, topLevelNames } from '../chunks/manifest.js';
 import { systemCode } from '../errors.js';
 import { child, parseXml, rootOf, textOf } from '../libvirt/xml.js';
 import { type FileProblem, fileProblem } from './problem.js';
@@ -11,6 +11,7 @@ import { MAX_LISTED } from './worker-pool.js';
 
 /** Everything at the top of a tree: domain XML, extra files, names that do not belong there. Chunks and sums are looked at elsewhere. */
 export function checkTopLevel(tree: Tree): FileProblem[] {
+  if (tree.isPlain) return [];
   const known = new Set(topLevelNames(tree.manifest));
   const strays = take(listNames(tree.fd), (name) => !known.has(name));
   return [
@@ -38,23 +39,62 @@ function take(names: Iterable<string>, matches: (name: string) => boolean): stri
 /** Directories of a disk that do not belong there. */
 export function checkDiskDirectory(tree: Tree, target: string): FileProblem[] {
   const disk = tree.disk(target);
-  const count = directoryCount(disk);
+  const { directory } = disk;
   let fd: number;
   try {
-    fd = openDirectory(tree.fd, target);
+    fd = openDirectory(tree.fd, directory);
   } catch (error) {
     // Every chunk in it will be reported missing; only a disk without chunks has nobody to say so.
     if (disk.chunkCount > 0 && systemCode(error) === 'ENOENT') return [];
     return [
-      fileProblem('disk', target, new Error(`${target} cannot be opened: ${systemCode(error) ?? error}`)),
+      fileProblem(
+        'disk',
+        directory,
+        new Error(`${directory} cannot be opened: ${systemCode(error) ?? error}`),
+      ),
     ];
   }
   try {
-    const strays = take(listNames(fd), (name) => {
-      const number = parseDirectoryName(name);
-      return number < 0 || number >= count;
-    });
-    return strays.sort().map((name) => stray(`${target}/${name}`));
+    const place = { fd, path: directory, rank: layoutOf(disk.layout).levels, number: 0 };
+    return take(strayDirectories(disk, place), () => true)
+      .sort()
+      .map(stray);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** A directory of a disk that holds directories: see Layout. */
+interface Place {
+  readonly fd: number;
+  readonly path: string;
+  readonly rank: number;
+  readonly number: number;
+}
+
+/** What does not belong into such a directory, and into those below. One that cannot be opened has all its chunks missing. */
+function* strayDirectories(disk: ManifestDisk, { fd, path, rank, number }: Place): Generator<string, void> {
+  const count = directoryCount(disk, rank - 1);
+  for (const name of listNames(fd)) {
+    const child = layoutOf(disk.layout).parseDirectoryName(rank - 1, number, name);
+    if (child < 0 || child >= count) yield `${path}/${name}`;
+    else if (rank > 1) yield* straysIn(disk, fd, { name, path, rank: rank - 1, number: child });
+  }
+}
+
+function* straysIn(
+  disk: ManifestDisk,
+  parent: number,
+  { name, path, rank, number }: { name: string; path: string; rank: number; number: number },
+): Generator<string, void> {
+  let fd: number;
+  try {
+    fd = openDirectory(parent, name);
+  } catch {
+    return;
+  }
+  try {
+    yield* strayDirectories(disk, { fd, path: `${path}/${name}`, rank, number });
   } finally {
     fs.closeSync(fd);
   }

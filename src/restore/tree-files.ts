@@ -21,6 +21,22 @@ export function openDirectory(directory: number, name: string): number {
   return fs.openSync(beneath(directory, name), O_RDONLY | O_NOFOLLOW | O_DIRECTORY);
 }
 
+/** Opens the directory that `names` lead to, one below the other. Throws system errors, as openDirectory does. */
+export function openBelow(directory: number, names: readonly string[]): number {
+  let fd = directory;
+  for (const name of names) {
+    try {
+      const next = openDirectory(fd, name);
+      if (fd !== directory) fs.closeSync(fd);
+      fd = next;
+    } catch (error) {
+      if (fd !== directory) fs.closeSync(fd);
+      throw error;
+    }
+  }
+  return fd;
+}
+
 /** Size and type of a file of a tree, without following a link or opening it. Throws system errors. */
 export function statFile(directory: number, name: string): fs.Stats {
   return fs.lstatSync(beneath(directory, name));

@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { type Manifest, type ManifestDisk, parseManifest } from '../chunks/manifest.js';
 import { MANIFEST_NAME } from '../chunks/paths.js';
 import { ChunkmountError, failed, systemCode, usage } from '../errors.js';
+import { type PlainShape, plainTree } from './plain-tree.js';
 import { isWrongType, openFile } from './tree-files.js';
 
 /** A manifest of 4096 disks, and domain XML as long as libvirt allows, are below this. */
@@ -33,13 +34,20 @@ export class Tree {
     /** Descriptor of the directory. */
     readonly fd: number,
     readonly manifest: Manifest,
+    /** A copy of a chunkfs mount: there are chunks and nothing else. */
+    readonly isPlain = false,
   ) {}
 
   /**
    * Opens a tree and parses its manifest. Throws a usage error when there is no such directory, an error of kind
-   * `integrity` when its manifest is missing, damaged or of a newer format.
+   * `integrity` when its manifest is missing, damaged or of a newer format. With `plain` it is a copy of a chunkfs mount, which has
+   * none.
    */
-  static open(directory: string): Tree {
+  static open(directory: string, plain?: PlainShape): Tree {
+    if (plain !== undefined) {
+      const { root, manifest } = plainTree(directory, plain);
+      return new Tree(root, openRoot(root), manifest, true);
+    }
     const root = path.resolve(directory);
     const fd = openRoot(root);
     try {
@@ -106,7 +114,7 @@ export function unreadable(file: string, error: unknown): ChunkmountError {
   if (code !== 'ENOENT') return failed(`${file} cannot be read: ${code ?? error}`, { cause: error });
   const hint =
     path.basename(file) === MANIFEST_NAME
-      ? `give the directory that holds it, or ${copyHint(file)}`
+      ? `give the directory that holds it, or ${copyHint(file)}; a copy of chunkfs takes --size`
       : copyHint(file);
   return new ChunkmountError('integrity', `${file} is missing`, { hint, cause: error });
 }

@@ -1,7 +1,7 @@
 /** Worker thread: reads chunks of a tree and compares them with their sums; looks for files that do not belong there. */
 import { workerData } from 'node:worker_threads';
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
-import { directoryName, parseChunkName } from '../chunks/paths.js';
+import { directoryPath, layoutOf } from '../chunks/layout.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
 import { isSampled, type Sample } from './sample.js';
 import { type SharedQueue, WorkQueue } from './work-queue.js';
@@ -18,9 +18,10 @@ const task = workerData as VerifyTask;
 const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
+const layout = layoutOf(disk.layout);
 
 function verify(index: number): void {
-  if (source.isLost(index) || !isSampled(task.sample, index)) {
+  if (source.isLost(index) || !source.hasSums || !isSampled(task.sample, index)) {
     source.checkSize(index);
     return;
   }
@@ -34,9 +35,10 @@ function findStrays(first: number): void {
   const number = first / CHUNKS_PER_DIRECTORY;
   const end = Math.min(first + CHUNKS_PER_DIRECTORY, disk.chunkCount);
   for (const name of source.names(number)) {
-    const index = parseChunkName(name);
-    if (index < first || index >= end) {
-      tell({ kind: 'stray', path: `${disk.target}/${directoryName(number)}/${name}` });
+    const index = layout.parseChunkName(number, name);
+    // A file in the place of a chunk that has none is of another backup.
+    if (index < first || index >= end || source.isSkipped(index)) {
+      tell({ kind: 'stray', path: `${disk.directory}/${directoryPath(layout, number)}/${name}` });
     }
   }
 }

@@ -1,11 +1,13 @@
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
+import { chunkPath, layoutOf } from '../chunks/layout.js';
 import type { ManifestDisk } from '../chunks/manifest.js';
-import { chunkPath, MANIFEST_NAME } from '../chunks/paths.js';
-import { ChunkmountError, failed } from '../errors.js';
+import { MANIFEST_NAME } from '../chunks/paths.js';
+import { ChunkmountError, failed, usage } from '../errors.js';
 import type { Reporter } from '../report/reporter.js';
 import type { ChunkSource } from './chunk-source.js';
 import { differingRanges, hashText } from './compare.js';
 import { sourceWithSums } from './open-source.js';
+import type { PlainShape } from './plain-tree.js';
 import { type ChunkDifference, fileProblem, type Problem } from './problem.js';
 import type { Sample } from './sample.js';
 import { readSums, type Sums } from './sums.js';
@@ -23,6 +25,8 @@ export interface VerifyRequest {
   readonly sample: Sample;
   /** Directory of a tree that this one shall be equal to. */
   readonly against?: string | undefined;
+  /** The tree is a copy of a chunkfs mount. */
+  readonly plain?: PlainShape | undefined;
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
 }
@@ -42,7 +46,10 @@ export interface VerifyReport {
   readonly name: string | null;
   readonly snapshotTime: string | null;
   readonly consistency: string | null;
+  /** Without sums: complete, as far as can be told. */
   readonly intact: boolean;
+  /** False for a copy of a chunkfs mount: then only the sizes of the chunks were looked at. */
+  readonly hasSums: boolean;
   readonly disks: readonly DiskReport[];
   /** How many things are wrong; `problems` may list fewer, about 100,000 a disk. */
   readonly problemCount: number;
@@ -67,7 +74,7 @@ class Problems {
 export async function verifyTree(request: VerifyRequest): Promise<VerifyReport> {
   let tree: Tree;
   try {
-    tree = Tree.open(request.tree);
+    tree = Tree.open(request.tree, request.plain);
   } catch (error) {
     if (!(error instanceof ChunkmountError) || error.kind !== 'integrity') throw error;
     return unreadableTree(request.tree, error);
@@ -79,15 +86,20 @@ export async function verifyTree(request: VerifyRequest): Promise<VerifyReport> 
   }
 }
 
+const NOTHING_KNOWN = { name: null, snapshotTime: null, consistency: null };
+
 function unreadableTree(directory: string, error: ChunkmountError): VerifyReport {
   const problems = [fileProblem('manifest', MANIFEST_NAME, error)];
-  const nothing = { name: null, snapshotTime: null, consistency: null, disks: [] };
+  const nothing = { ...NOTHING_KNOWN, hasSums: true, disks: [] };
   return { tree: directory, ...nothing, intact: false, problemCount: 1, problems };
 }
 
 async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyReport> {
-  const { name, snapshotTime, consistency } = tree.manifest;
+  const { name, snapshotTime, consistency } = tree.isPlain ? NOTHING_KNOWN : tree.manifest;
   const disks = request.disks?.map((target) => tree.disk(target)) ?? tree.manifest.disks;
+  if (tree.isPlain && request.against !== undefined) {
+    throw usage('a copy of a chunkfs mount has no sums to compare', { hint: 'leave out --against' });
+  }
   const other = request.against === undefined ? undefined : Tree.open(request.against);
   try {
     const problems = new Problems();
@@ -95,7 +107,7 @@ async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyR
     const reports: DiskReport[] = [];
     for (const disk of disks) reports.push(await verifyDisk(tree, disk, other, request, problems));
     const { list, count: problemCount } = problems;
-    const facts = { tree: tree.root, name, snapshotTime, consistency };
+    const facts = { tree: tree.root, name, snapshotTime, consistency, hasSums: !tree.isPlain };
     return { ...facts, intact: problemCount === 0, disks: reports, problemCount, problems: list };
   } finally {
     other?.close();
@@ -182,7 +194,7 @@ function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Prob
       chunk < range.first + range.count && differences.length < MAX_LISTED;
       chunk++
     ) {
-      const path = `${disk.target}/${chunkPath(chunk)}`;
+      const path = `${disk.directory}/${chunkPath(layoutOf(disk.layout), chunk)}`;
       const [expected, found] = [hashText(there, chunk), hashText(here, chunk)];
       differences.push({ kind: 'differs', disk: disk.target, chunk, path, expected, found });
     }

@@ -5,6 +5,7 @@ import {
   MAX_DISKS,
   type Manifest,
   type ManifestDisk,
+  manifestVersion,
   parseManifest,
   topLevelNames,
 } from '../../src/chunks/manifest.js';
@@ -28,6 +29,9 @@ const manifest: Manifest = {
       size: 1000 * KIB,
       chunkSize: 256 * KIB,
       chunkCount: 4,
+      directory: 'vda',
+      layout: 'chunkmount',
+      zeroChunks: 'keep',
       hash: 'xxh64',
       sums: 'vda.xxh64',
       sourceFormat: 'qcow2',
@@ -37,6 +41,7 @@ const manifest: Manifest = {
   extras: [{ file: 'nvram.fd', kind: 'nvram', size: 540672 }],
 };
 const [vda] = manifest.disks;
+const CHUNKFS: ManifestDisk = { ...vda!, layout: 'chunkfs', directory: 'mail01_vda' };
 
 /** The manifest's text with some of its values replaced. */
 function changed(changes: object): string {
@@ -77,6 +82,17 @@ describe('formatManifest', () => {
       extras: [],
     };
     expect(parseManifest(formatManifest(image))).toEqual(image);
+    for (const disks of [[CHUNKFS], [vda!, { ...disk('vdb'), zeroChunks: 'skip' as const }]]) {
+      const newer: Manifest = { ...manifest, version: 2, disks };
+      expect(parseManifest(formatManifest(newer))).toEqual(newer);
+    }
+  });
+
+  it('is version 1 for all that version 1 can say, and says nothing else then', () => {
+    expect(manifestVersion([vda!])).toBe(1);
+    expect(manifestVersion([vda!, CHUNKFS])).toBe(2);
+    expect(manifestVersion([vda!, { ...vda!, zeroChunks: 'skip' }])).toBe(2);
+    expect(formatManifest(manifest)).not.toMatch(/layout|zeroChunks|directory/);
   });
 });
 
@@ -93,8 +109,8 @@ describe('parseManifest', () => {
   });
 
   it('calls a newer format newer, whatever else is in it', () => {
-    const error = refusal('{"format": "chunkmount-tree", "version": 2}', '/backup/mail01/manifest.json');
-    expect(error.message).toBe('/backup/mail01/manifest.json has format version 2, this chunkmount knows 1');
+    const error = refusal('{"format": "chunkmount-tree", "version": 3}', '/backup/mail01/manifest.json');
+    expect(error.message).toBe('/backup/mail01/manifest.json has format version 3, this chunkmount knows 2');
     expect(error.hint).toBe('install a newer chunkmount');
   });
 
@@ -156,6 +172,11 @@ describe('parseManifest', () => {
     ['more than 2^32 chunks', changedDisk({ size: 2 ** 45, chunkSize: 4 * KIB, chunkCount: 2 ** 33 })],
     ['infinity', changedDisk({}).replace('"size":1024000', '"size":1e999')],
     ['a format with a comma', changedDisk({ sourceFormat: 'raw,file=/etc/passwd' })],
+    ['a layout that version 1 does not have', changed({ disks: [CHUNKFS] })],
+    ['an unknown layout', changed({ version: 2, disks: [{ ...CHUNKFS, layout: 'other' }] })],
+    ["another disk's directory", changed({ version: 2, disks: [{ ...CHUNKFS, directory: 'mail01_vdb' }] })],
+    ['a directory outside', changed({ version: 2, disks: [{ ...CHUNKFS, directory: '../mail01_vda' }] })],
+    ['skipped chunks of zeros in version 1', changedDisk({ zeroChunks: 'skip' })],
     ['two disks of one target', changed({ disks: [vda, vda] })],
     ['too many disks', changed({ disks: Array.from({ length: MAX_DISKS + 1 }, (_, i) => disk(`disk${i}`)) })],
     ['a manifest of 5 MiB', changed({ comment: 'x'.repeat(5 * KIB * KIB) })],
@@ -210,7 +231,7 @@ describe('parseManifest', () => {
 });
 
 function disk(target: string): ManifestDisk {
-  return { ...vda!, target, sums: `${target}.xxh64` };
+  return { ...vda!, target, directory: target, sums: `${target}.xxh64` };
 }
 
 function expectSane(parsed: Manifest): void {

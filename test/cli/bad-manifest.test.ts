@@ -54,7 +54,7 @@ describe('a manifest with', () => {
     ],
     ['more chunks than its size has', disk({ chunkCount: 6 }), /is damaged: disks\.0/],
     ['a size that its chunks have not', disk({ size: 2 ** 50 }), /is damaged: disks\.0/],
-    ['a later version', top({ version: 2 }), /has format version 2, this chunkmount knows 1$/],
+    ['a later version', top({ version: 3 }), /has format version 3, this chunkmount knows 2$/],
   ])('%s is refused', async (_, edit, message) => {
     editManifest(tree, edit);
     const verified = await chunkmount.run(['verify', tree]);

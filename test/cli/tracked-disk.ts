@@ -3,7 +3,8 @@ import * as path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { expect } from 'vitest';
 import { createHasher } from '../../src/chunks/chunk-hash.js';
-import { formatHash, sumsLine } from '../../src/chunks/paths.js';
+import { formatHash } from '../../src/chunks/paths.js';
+import { sumsLine } from '../../src/chunks/sums-line.js';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { noise } from '../support/images.js';
 
@@ -87,7 +88,7 @@ export class TrackedDisk {
     let sums = '';
     for (let chunk = 0; chunk * chunkSize < size; chunk++) {
       hasher.hash(bytes.subarray(chunk * chunkSize, (chunk + 1) * chunkSize), hash, 0);
-      sums += sumsLine('disk0', chunk, formatHash(hash[0]!, hash[1]!));
+      sums += sumsLine({ directory: 'disk0', layout: 'chunkmount' }, chunk, formatHash(hash[0]!, hash[1]!));
     }
     return sums;
   }

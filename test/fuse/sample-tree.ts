@@ -3,6 +3,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import { directoryCount, geometry } from '../../src/chunks/geometry.js';
 import { diskPart } from '../../src/chunks/inodes.js';
+import { type LayoutKind, layoutOf } from '../../src/chunks/layout.js';
 import { createRows } from '../../src/content-index/rows.js';
 import type { SessionTimes } from '../../src/content-index/stable-times.js';
 import type { ChunkTree, TreeDisk } from '../../src/fuse/chunk-tree.js';
@@ -14,6 +15,12 @@ export const MANIFEST = '{"format": "chunkmount-tree"}\n';
 export const MANIFEST_INODE = 2;
 
 const TIMES: SessionTimes = { snapshot: SNAPSHOT, newest: 0, unsettled: 0 };
+
+/** How the tree shows its disks; by default as chunkmount does. */
+export interface Look {
+  readonly layout?: LayoutKind;
+  readonly skipZeros?: boolean;
+}
 
 /** A piece of a disk: bytes in its image, or that many bytes which no image holds. */
 export type Piece = Buffer | number;
@@ -43,7 +50,7 @@ export class SampleTrees {
   readonly #directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-fuse-'));
   readonly #descriptors: number[] = [];
 
-  tree(disks: Readonly<Record<string, readonly Piece[]>>, chunkSize = CHUNK): ChunkTree {
+  tree(disks: Readonly<Record<string, readonly Piece[]>>, chunkSize = CHUNK, look: Look = {}): ChunkTree {
     return {
       uid: 7,
       gid: 8,
@@ -60,7 +67,7 @@ export class SampleTrees {
         },
         this.#largeFile(),
       ],
-      disks: Object.entries(disks).map(([target, pieces]) => this.#disk(target, pieces, chunkSize)),
+      disks: Object.entries(disks).map(([target, pieces]) => this.#disk(target, pieces, chunkSize, look)),
     };
   }
 
@@ -93,7 +100,7 @@ export class SampleTrees {
     };
   }
 
-  #disk(target: string, pieces: readonly Piece[], chunkSize: number): TreeDisk {
+  #disk(target: string, pieces: readonly Piece[], chunkSize: number, look: Look): TreeDisk {
     const file = this.image(target);
     fs.writeFileSync(file, Buffer.concat(pieces.filter((piece) => typeof piece !== 'number')));
     const extents = new ExtentMapBuilder();
@@ -111,6 +118,9 @@ export class SampleTrees {
       target,
       part: diskPart(target),
       geometry: cut,
+      directory: layoutOf(look.layout ?? 'chunkmount').diskDirectory('demo', target),
+      layout: look.layout ?? 'chunkmount',
+      skipZeros: look.skipZeros ?? false,
       rows: createRows(cut.chunkCount),
       times: TIMES,
       extents: extents.finish().shared,
@@ -119,6 +129,7 @@ export class SampleTrees {
       sumsMtime: SNAPSHOT,
       directoryMtime: SNAPSHOT - 10,
       directoryMtimes: new Uint32Array(directoryCount(cut)).fill(SNAPSHOT - 20),
+      compareDirectories: false,
     };
   }
 }

@@ -286,8 +286,8 @@ export const MANIFEST_DAMAGES: readonly DamageCase[] = [
   },
   {
     name: 'a tree of a newer format',
-    damage: onManifest((manifest) => void Object.assign(manifest, { version: 2 })),
-    restore: /manifest\.json has format version 2, this chunkmount knows 1$/,
+    damage: onManifest((manifest) => void Object.assign(manifest, { version: 3 })),
+    restore: /manifest\.json has format version 3, this chunkmount knows 2$/,
     verify: MANIFEST,
   },
   {

@@ -123,7 +123,7 @@ describe('bad input', () => {
   it('a manifest of a newer version, or that wants a file elsewhere', async () => {
     const { root: tree, beside } = demoTree();
     fs.mkdirSync(beside('mnt'));
-    editManifest(tree, (manifest) => (manifest.version = 2));
+    editManifest(tree, (manifest) => (manifest.version = 3));
     expectError(await chunkmount.run(['image-mount', tree, beside('mnt')]), 4);
     editManifest(tree, (manifest) => {
       manifest.version = 1;

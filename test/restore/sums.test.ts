@@ -2,7 +2,8 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatHash, sumsLine, sumsLineLength } from '../../src/chunks/paths.js';
+import { formatHash } from '../../src/chunks/paths.js';
+import { type SumsShape, skippedSumsLine, sumsLine, sumsLineLength } from '../../src/chunks/sums-line.js';
 import { parseSums, readSums } from '../../src/restore/sums.js';
 import { Tree } from '../../src/restore/tree.js';
 import { testBytes, writeTree, xxh64 } from '../support/trees.js';
@@ -11,33 +12,38 @@ import { temporaryDirectory } from './built.js';
 const hash = fc
   .array(fc.nat({ max: 0xffffffff }), { minLength: 2, maxLength: 2 })
   .map(([high, low]) => formatHash(high!, low!));
-const target = fc.constantFrom('vda', 'sdaa', 'disk12', 'a');
+const shape = (directory: string, layout: SumsShape['layout'] = 'chunkmount'): SumsShape => ({
+  directory,
+  layout,
+});
+const VDA = shape('vda');
+const disk = fc.constantFrom(VDA, shape('sdaa'), shape('disk12'), shape('a'), shape('mail01_vda', 'chunkfs'));
 /** Near the places where digits and directories change, and where 32 bits end. */
 const firstLine = fc.constantFrom(0, 14, 250, 255, 65530, 0xfffff0, 0xfffffff0);
 
 function parse(
-  name: string,
+  name: SumsShape,
   first: number,
   text: Uint8Array,
   count: number,
 ): { hashes: string[]; bad: number[] } {
   const words = new Uint32Array(count * 2);
   const bad: number[] = [];
-  parseSums(name, first, text, words, (line) => bad.push(line));
+  parseSums(name, first, text, { hashes: words }, (line) => bad.push(line));
   return {
     hashes: Array.from({ length: count }, (_, i) => formatHash(words[i * 2]!, words[i * 2 + 1]!)),
     bad,
   };
 }
 
-function format(name: string, first: number, hashes: readonly string[]): Buffer {
+function format(name: SumsShape, first: number, hashes: readonly string[]): Buffer {
   return Buffer.from(hashes.map((one, i) => sumsLine(name, first + i, one)).join(''));
 }
 
 describe('parseSums', () => {
   it('reads what sumsLine writes', () => {
     fc.assert(
-      fc.property(target, firstLine, fc.array(hash, { maxLength: 16 }), (name, first, hashes) => {
+      fc.property(disk, firstLine, fc.array(hash, { maxLength: 16 }), (name, first, hashes) => {
         expect(parse(name, first, format(name, first, hashes), hashes.length)).toEqual({ hashes, bad: [] });
       }),
     );
@@ -45,14 +51,14 @@ describe('parseSums', () => {
 
   it('reads what sumsLine writes across directories', () => {
     const hashes = Array.from({ length: 1000 }, (_, i) => formatHash(i * 3, i));
-    expect(parse('vda', 0, format('vda', 0, hashes), 1000)).toEqual({ hashes, bad: [] });
+    expect(parse(VDA, 0, format(VDA, 0, hashes), 1000)).toEqual({ hashes, bad: [] });
   });
 
   it('takes a changed byte for a bad line, unless it changes one hash into another', () => {
     const lines = fc.array(hash, { minLength: 1, maxLength: 5 });
     fc.assert(
       fc.property(
-        target,
+        disk,
         firstLine,
         lines,
         fc.nat(),
@@ -82,8 +88,8 @@ describe('parseSums', () => {
   it('survives any bytes', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 500 }), (bytes) => {
-        const count = Math.floor(bytes.byteLength / sumsLineLength('vda'));
-        const { bad } = parse('vda', 0, bytes, count);
+        const count = Math.floor(bytes.byteLength / sumsLineLength(VDA));
+        const { bad } = parse(VDA, 0, bytes, count);
         expect(bad).toEqual(Array.from({ length: count }, (_, i) => i));
       }),
     );
@@ -94,12 +100,36 @@ describe('parseSums', () => {
     ['another chunk', 'vda', 1],
     ['a chunk of another directory', 'vda', 256],
   ])('refuses the line of %s', (_, name, index) => {
-    expect(parse('vda', 0, format(name, index, ['0'.repeat(16)]), 1).bad).toEqual([0]);
+    expect(parse(VDA, 0, format(shape(name), index, ['0'.repeat(16)]), 1).bad).toEqual([0]);
+  });
+
+  it('tells chunks without a file from others, where they may be, and refuses them elsewhere', () => {
+    fc.assert(
+      fc.property(
+        disk,
+        firstLine,
+        fc.array(fc.tuple(hash, fc.boolean()), { maxLength: 16 }),
+        (name, first, lines) => {
+          const text = lines.map(([one, isSkipped], i) =>
+            (isSkipped ? skippedSumsLine : sumsLine)(name, first + i, one),
+          );
+          const hashes = new Uint32Array(lines.length * 2);
+          const skipped = new Uint8Array(lines.length);
+          parseSums(name, first, Buffer.from(text.join('')), { hashes, skipped }, () => expect.unreachable());
+          expect([...skipped]).toEqual(lines.map(([, isSkipped]) => Number(isSkipped)));
+          expect(lines.map((_, i) => formatHash(hashes[i * 2]!, hashes[i * 2 + 1]!))).toEqual(
+            lines.map(([one]) => one),
+          );
+          const { bad } = parse(name, first, Buffer.from(text.join('')), lines.length);
+          expect(bad).toEqual(lines.flatMap(([, isSkipped], i) => (isSkipped ? [first + i] : [])));
+        },
+      ),
+    );
   });
 
   it('refuses upper-case digits', () => {
-    const line = format('vda', 0, ['00000000000000ab']).toString();
-    expect(parse('vda', 0, Buffer.from(line.replace('ab', 'AB')), 1).bad).toEqual([0]);
+    const line = format(VDA, 0, ['00000000000000ab']).toString();
+    expect(parse(VDA, 0, Buffer.from(line.replace('ab', 'AB')), 1).bad).toEqual([0]);
   });
 });
 
@@ -138,7 +168,7 @@ describe('readSums', () => {
   });
 
   it('keeps the lines of a file that is cut off', () => {
-    const found = read((sums) => fs.truncateSync(sums, 2 * sumsLineLength('vda') + 7));
+    const found = read((sums) => fs.truncateSync(sums, 2 * sumsLineLength(VDA) + 7));
     expect(found.problems).toEqual(['SUMS has 83 bytes instead of 228: it is cut off, or of another disk']);
     expect(found.lost).toEqual([0, 0, 1, 1, 1, 1]);
     expect(found.hashes.slice(0, 2)).toEqual(hashes.slice(0, 2));

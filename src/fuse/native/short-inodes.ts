@@ -1,4 +1,4 @@
-import { INODE_CHUNK, INODE_DIRECTORY } from '../../chunks/inodes.js';
+import { INODE_CHUNK, INODE_DIRECTORY, numberInRank, rankOf } from '../../chunks/inodes.js';
 import { usage } from '../../errors.js';
 import type { TreeDisk } from '../chunk-tree.js';
 import type { InodeNumbers } from './inode-numbers.js';
@@ -7,7 +7,8 @@ import type { InodeNumbers } from './inode-numbers.js';
  * fuse-native passes on 32 bits of an inode number, ours have 51. The short ones are arithmetic too:
  *
  *     bits 31..27  0 for the files at the top of the tree, else 1 + the disk's slot
- *     bits 26..0   0 the disk's directory, 1 its sums, from 2 its chunk directories, from 2^19 its chunks
+ *     bits 26..0   0 the disk's directory, 1 its sums, from 2 its chunk directories, from 2^19 its chunks; just below those
+ *                  the directories that hold directories, for which MAX_CHUNKS leaves room
  *
  * A slot comes from the target's name alone, unless two disks of one tree want the same: then the second one, in
  * the order of inode numbers, takes the next that is free.
@@ -16,8 +17,15 @@ const SLOT_BITS = 27;
 const SLOTS = 31;
 const FIRST_DIRECTORY = 2;
 const FIRST_CHUNK = 2 ** 19;
-/** One less than there is room for: libfuse takes 2^32 - 1 for an unknown number. */
-const MAX_CHUNKS = 2 ** SLOT_BITS - FIRST_CHUNK - 1;
+/** 2^17 fewer than there is room for: so 2^9 numbers are left below FIRST_CHUNK, and libfuse takes 2^32 - 1 for an unknown one. */
+const MAX_CHUNKS = 2 ** SLOT_BITS - FIRST_CHUNK - 2 ** 17;
+/** Where the directories of each rank begin; so many chunks have at most 2^11 of rank 1, 8 of rank 2, and one of the others. */
+const FIRST_OF_RANK = [
+  FIRST_DIRECTORY,
+  ...[0, 2 ** 11, 2 ** 11 + 8, 2 ** 11 + 9, 2 ** 11 + 10, 2 ** 11 + 11].map(
+    (offset) => FIRST_CHUNK - 2 ** 11 - 12 + offset,
+  ),
+];
 
 /** Bits of a part that number the disks of one prefix: see diskPart in chunks/inodes.ts. */
 const PART_NUMBER_BITS = 14;
@@ -63,6 +71,7 @@ export class ShortInodes implements InodeNumbers {
     const kind = high % 4;
     const base = (this.#slots.get(Math.floor(high / 4) - 1)! + 1) * 2 ** SLOT_BITS;
     if (kind === INODE_CHUNK) return base + FIRST_CHUNK + number;
-    return base + (kind === INODE_DIRECTORY ? FIRST_DIRECTORY : 0) + number;
+    if (kind === INODE_DIRECTORY) return base + FIRST_OF_RANK[rankOf(number)]! + numberInRank(number);
+    return base + number;
   }
 }

@@ -1,12 +1,19 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { geometry } from '../../../src/chunks/geometry.js';
-import { diskPart, INODE_CHUNK, INODE_DIRECTORY, INODE_DISK, inode } from '../../../src/chunks/inodes.js';
+import {
+  directoryInodeNumber,
+  diskPart,
+  INODE_CHUNK,
+  INODE_DIRECTORY,
+  INODE_DISK,
+  inode,
+} from '../../../src/chunks/inodes.js';
 import { ShortInodes } from '../../../src/fuse/native/short-inodes.js';
 
 const CHUNK = 256 * 1024;
 /** The largest disk that has short numbers. */
-const MOST = 2 ** 27 - 2 ** 19 - 1;
+const MOST = 2 ** 27 - 2 ** 19 - 2 ** 17;
 
 function disk(target: string, chunks = 1000) {
   return { target, part: diskPart(target), geometry: geometry(chunks * CHUNK, CHUNK) };
@@ -21,6 +28,12 @@ function samples(short: ShortInodes, target: string, chunks: number): number[] {
     inode(part, INODE_DISK, 1),
     inode(part, INODE_DIRECTORY, 0),
     ...(directories > 1 ? [inode(part, INODE_DIRECTORY, directories - 1)] : []),
+    // Those of chunkfs that hold directories.
+    ...[1, 2, 3, 4, 5, 6].flatMap((rank) => {
+      const last = Math.ceil(chunks / 256 ** (rank + 1)) - 1;
+      const numbers = last === 0 ? [0] : [0, last];
+      return numbers.map((number) => inode(part, INODE_DIRECTORY, directoryInodeNumber(rank, number)));
+    }),
     inode(part, INODE_CHUNK, 0),
     ...(chunks > 1 ? [inode(part, INODE_CHUNK, chunks - 1)] : []),
   ].map((number) => short.of(number));
@@ -59,9 +72,10 @@ describe('ShortInodes', () => {
     const short = new ShortInodes([disk('disk0'), disk('vda')]);
     expect(short.of(2)).toBe(2);
     expect(samples(short, 'disk0', 1000)).toEqual([
-      3355443200, 3355443201, 3355443202, 3355443205, 3355967488, 3355968487,
+      3355443200, 3355443201, 3355443202, 3355443205, 3355965428, 3355967476, 3355967484, 3355967485,
+      3355967486, 3355967487, 3355967488, 3355968487,
     ]);
-    expect(samples(short, 'vda', 1000)[4]).toBe(9 * 2 ** 27 + 2 ** 19);
+    expect(samples(short, 'vda', 1000).at(-2)).toBe(9 * 2 ** 27 + 2 ** 19);
   });
 
   it('are refused for more disks than there is room for', () => {
@@ -75,7 +89,7 @@ describe('ShortInodes', () => {
   it('are refused for more chunks than there is room for', () => {
     expect(() => new ShortInodes([disk('vda', MOST)])).not.toThrow();
     expect(() => new ShortInodes([disk('vda', MOST + 1)])).toThrow(
-      'disk vda has too many chunks for the native transport: 133693440',
+      'disk vda has too many chunks for the native transport: 133562369',
     );
   });
 });

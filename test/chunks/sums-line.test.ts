@@ -1,0 +1,34 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { formatHash } from '../../src/chunks/paths.js';
+import { skippedSumsLine, sumsLine, sumsLineLength } from '../../src/chunks/sums-line.js';
+
+describe('sums', () => {
+  it('writes a hash with its leading zeros', () => {
+    expect(formatHash(0, 0)).toBe('0000000000000000');
+    expect(formatHash(0xef46db37, 0x51d8e999)).toBe('ef46db3751d8e999');
+    expect(formatHash(1, 0xffffffff)).toBe('00000001ffffffff');
+    expect(formatHash(-1, -1)).toBe('ffffffffffffffff');
+  });
+
+  it('has lines as xxhsum writes them', () => {
+    const hash = 'ef46db3751d8e999';
+    const own = { directory: 'vda', layout: 'chunkmount' } as const;
+    const chunkfs = { directory: 'mail01_vda', layout: 'chunkfs' } as const;
+    expect(sumsLine(own, 0x1a2f3, hash)).toBe('ef46db3751d8e999  vda/0001a2/0001a2f3\n');
+    expect(sumsLine(chunkfs, 0x1a2f3, hash)).toBe('ef46db3751d8e999  mail01_vda/00/00/00/00/00/01/a2/f3\n');
+    expect(skippedSumsLine(own, 0x1a2f3, hash)).toBe('#ef46db3751d8e999 vda/0001a2/0001a2f3\n');
+  });
+
+  it('knows the length of its lines', () => {
+    const directory = fc.stringMatching(/^[a-z][a-z0-9]{0,15}$/);
+    const layout = fc.constantFrom('chunkmount', 'chunkfs');
+    fc.assert(
+      fc.property(directory, layout, fc.nat(2 ** 31), (name, kind, index) => {
+        const shape = { directory: name, layout: kind } as const;
+        for (const line of [sumsLine, skippedSumsLine])
+          expect(line(shape, index, formatHash(index, index))).toHaveLength(sumsLineLength(shape));
+      }),
+    );
+  });
+});
