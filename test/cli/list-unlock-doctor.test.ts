@@ -76,7 +76,11 @@ describe('what is there, and what is missing', () => {
         space: [],
         daemon: expect.objectContaining({
           state: 'serving',
-          scan: { chunks: 4, resolved: 4, changed: 4, unreadable: 0, damagedIndexBlocks: 0 },
+          scan: {
+            ...{ chunks: 4, resolved: 4, changed: 4, unreadable: 0, damagedIndexBlocks: 0 },
+            // Whether zeros are zeros is looked at once more.
+            ...{ kept: 0, audited: 0, bytesRead: 5 * CHUNK },
+          },
           counters: expect.objectContaining({ ioErrors: 0, chunksRead: 1 }),
         }),
         pending: ['serve', 'mountpoint', 'hold'],

@@ -34,12 +34,6 @@ describe('an image that was not written since', () => {
     expect(Buffer.from(stdout, 'base64').equals(fs.readFileSync(disk.image))).toBe(true);
   });
 
-  it('is read again when that is asked for', async () => {
-    await disk.good();
-    expect(await disk.good(['--full-scan'])).toMatchObject({ kept: 0 });
-    expect(await disk.good()).toMatchObject({ kept: CHUNKS });
-  });
-
   describe('the audit', () => {
     /** All chunks with another mtime than in `before`. */
     const later = (before: ReadonlyMap<string, string>, after: ReadonlyMap<string, string>) =>
