@@ -34,7 +34,8 @@ export class Chunkmount {
     await sleep(Math.max(0, Chunkmount.#last + BETWEEN_SESSIONS_MS - Date.now()), undefined, {
       signal: interrupted.signal,
     });
-    const source = [`--image=${this.image}`, `--name=${NAME}`, `--transport=${this.transport}`];
+    // Every session shall read everything: the image would often be known not to have changed.
+    const source = [`--image=${this.image}`, `--name=${NAME}`, `--transport=${this.transport}`, '--track=none'];
     const { seconds, result } = await timed(() => this.#chunkmount(source));
     Chunkmount.#last = Date.now();
     const tree = result.trim();
