@@ -1,6 +1,6 @@
 import { configDefaults, defineConfig } from 'vitest/config';
 
-/** Set by scripts/lvm-vm in its VM, which has device-mapper but no KVM: everything takes about ten times as long. */
+/** Set by scripts/lvm-vm in its machine, which has device-mapper, and in which everything takes several times as long. */
 const inLvmVm = process.env.CHUNKMOUNT_LVM_VM !== undefined;
 
 /** Tests of pure code: they touch nothing but files of their own and may run beside each other. */

@@ -17,7 +17,7 @@ import {
 // The volume group that scripts/lvm-vm makes.
 const VG = 'cmtest';
 const MIB = 1024 * 1024;
-// The VM has no KVM, and libvirt asks every emulator what it can do when the first domain is defined.
+// The machine is slow, and libvirt asks every emulator what it can do when the first domain is defined.
 const timeoutMs = 180_000;
 
 beforeAll(() =>
@@ -81,7 +81,7 @@ async function makeThinVolume(pool: string, name: string): Promise<string> {
   return `/dev/${VG}/${name}`;
 }
 
-describe('the VM of scripts/lvm-vm', () => {
+describe('the machine of scripts/lvm-vm', () => {
   test.each([
     ['thick', makeVolume, ['-c', '64k', '-L', '32M']],
     ['thin', (name: string) => makeThinVolume('pool', name), ['-kn', '-ay']],

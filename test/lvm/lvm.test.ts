@@ -84,7 +84,7 @@ describe('one VM on logical volumes', () => {
   let session: SnapshotSession;
   let count = 0;
 
-  // One VM for all: in a VM without KVM it takes a minute to start.
+  // One VM for all: it takes long to start.
   beforeAll(async () => {
     libvirt = await start();
     const volumes = [

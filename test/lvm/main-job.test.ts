@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { execa } from 'execa';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { expectError, traces } from '../cli/expectations.js';
 import { rsync, TestChunkmount } from '../support/chunkmount.js';
 import { type TestDomain, TestLibvirt } from '../support/libvirt.js';
@@ -34,6 +34,9 @@ describe('from logical volumes to a tree, and back', () => {
       })),
     );
   });
+
+  // A test that failed half-way must not fail the others.
+  afterEach(() => chunkmount.run(['cleanup', '--all']));
 
   afterAll(async () => {
     await chunkmount.close();

@@ -42,7 +42,7 @@ const PRIVATE = {
   log: '/var/log/libvirt',
 };
 
-/** What libvirt found out about QEMU, which takes it seconds, and minutes in a VM without KVM: kept for all tests. */
+/** What libvirt found out about QEMU, which takes it seconds, and a minute in the machine of scripts/lvm-vm: kept for all tests. */
 const CACHE = path.resolve(import.meta.dirname, '../../node_modules/.cache/libvirt');
 
 /** QEMU logs to plain files: no virtlogd is needed. */
@@ -70,7 +70,7 @@ for pair in ${Object.entries(PRIVATE)
 mount --bind "$2" /var/cache/libvirt
 exec libvirtd --config "$1/etc/libvirtd.conf" --pid-file "$1/libvirtd.pid"`;
 
-/** In a VM without KVM everything takes ten times as long. */
+/** In the machine of scripts/lvm-vm everything takes several times as long. */
 const START_TIMEOUT_MS = 180_000;
 
 /**
