@@ -49,7 +49,7 @@ export class SshServer {
 HostKey ${vm.path('host')}
 AuthorizedKeysFile ${vm.path('client.pub')}
 StrictModes no
-UsePAM no
+UsePAM yes
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 PidFile none
