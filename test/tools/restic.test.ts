@@ -8,7 +8,7 @@ const env = {
   RESTIC_REPOSITORY: vm.path('repository'),
   RESTIC_PASSWORD_FILE: vm.path('password'),
   RESTIC_CACHE_DIR: vm.path('cache'),
-  KEEP: '--keep-last=3',
+  KEEP: '--keep-last=2',
 };
 const backup = () => vm.run([path.join(EXAMPLES, 'restic/restic-daily'), 'mail01', ...OPTIONS], { env });
 
@@ -20,7 +20,7 @@ describe('examples/restic', () => {
   });
   afterAll(() => vm.close());
 
-  it('reads each chunk once, none that did not change, and those that did; each backup comes back', async () => {
+  it('reads each chunk once, none that did not change, and those that did; backups come back, the oldest is removed', async () => {
     const first = await vm.content();
     await backup();
     await backup();
@@ -29,14 +29,20 @@ describe('examples/restic', () => {
     expect(vm.chunksRead()).toEqual([CHUNKS, 0, changed.length]);
 
     const snapshots = JSON.parse(await vm.run(['restic', 'snapshots', '--json'], { env }));
-    expect(snapshots).toMatchObject([1, 2, 3].map(() => ({ tags: ['mail01'], paths: [vm.tree] })));
+    expect(snapshots).toMatchObject([2, 3].map(() => ({ tags: ['mail01'], paths: [vm.tree] })));
     for (const [snapshot, content] of [
-      [snapshots[1].id, first],
+      [snapshots[0].id, first],
       ['latest', await vm.content()],
     ]) {
       const target = vm.path(`restored-${snapshot}`);
       await vm.run(['restic', 'restore', snapshot, '--tag=mail01', `--target=${target}`], { env });
       await vm.expectRestorable(target, content);
     }
+  });
+
+  it('fails when restic does, and leaves nothing behind', async () => {
+    vm.write('password', 'wrong\n');
+    await expect(backup()).rejects.toThrow(/restic-daily mail01 .*: 1\n/);
+    expect(JSON.parse(await vm.run(['chunkmount', 'list', '--json']))).toEqual({ sessions: [] });
   });
 });
