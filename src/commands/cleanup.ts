@@ -25,6 +25,7 @@ export interface CleanupOptions extends DirectoryOptions {
 const HELP = `
 Unmounts the tree, and gives the VM its disks back as they were: commits overlays, removes snapshots. Can be run at any
 time, also after a crash or a reboot, and twice. What cannot be undone stays recorded, and is tried again the next time.
+With --json it tells what was read of each tree; --debug says it in words.
 
 Exit status: 0 nothing is left; 1 something is left, or the backup is not whole (chunks could not be read, the
 daemon died); 3 another command works on the VM; 5 some VMs are cleaned up, some not.
