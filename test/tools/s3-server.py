@@ -1,6 +1,6 @@
 """s3-server.py DIRECTORY PORT: OpenStack Swift with its S3 interface, in one directory, for tests; PORT and the three after it are taken.
 
-Ends with its parent. Access key test:tester, secret testing.
+Its processes end with it. Access key test:tester, secret testing.
 """
 
 import ctypes
