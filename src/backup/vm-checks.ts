@@ -2,7 +2,8 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ChunkmountError, messageOf } from '../errors.js';
 import { readIfExists } from '../host/durable.js';
-import { HELPER_PROFILE, LOCAL_PROFILE, mayRead, securityModels } from '../libvirt/apparmor.js';
+import { HELPER_PROFILE, LOCAL_PROFILE, mayRead } from '../libvirt/apparmor.js';
+import { type Confinement, confinementOf } from '../libvirt/confinement.js';
 import type { Disk, Domain } from '../libvirt/domain.js';
 import { loadDomainByUuid } from '../libvirt/load-domain.js';
 import type { DomainName, Virsh } from '../libvirt/virsh.js';
@@ -11,6 +12,8 @@ import { checkSpace } from '../snapshot/overlay-files.js';
 import type { CheckResult } from './check-result.js';
 
 const PING_SECONDS = 3;
+/** Each waits for its agent, and asks libvirt several times. */
+const AT_A_TIME = 8;
 const AGENT_CHANNEL = 'org.qemu.guest_agent.0';
 
 export interface VmChecks {
@@ -22,11 +25,15 @@ export interface VmChecks {
 
 /** Looks at what backing up each VM needs: room for its overlays, its guest agent, and what confines its QEMU. */
 export async function checkVms({ virsh, domains, overlayDirectory }: VmChecks): Promise<CheckResult[]> {
-  const models = await securityModels(virsh).catch((): string[] => []);
-  const profile = models.includes('apparmor') ? helperProfile() : undefined;
-  const results: CheckResult[] = [];
-  for (const { uuid, name } of domains) results.push(...(await checkVm(uuid, name)));
-  return [confinement(models), ...results];
+  const unknown: Confinement = { models: [], user: undefined };
+  const confinement = await confinementOf(virsh).catch(() => unknown);
+  const profile = confinement.models.includes('apparmor') ? helperProfile() : undefined;
+  const results = [confinementResult(confinement), ...checkAccess(overlayDirectory, confinement)];
+  for (let at = 0; at < domains.length; at += AT_A_TIME) {
+    const some = domains.slice(at, at + AT_A_TIME).map(({ uuid, name }) => checkVm(uuid, name));
+    results.push(...(await Promise.all(some)).flat());
+  }
+  return results;
 
   async function checkVm(uuid: string, name: string): Promise<CheckResult[]> {
     let domain: Domain;
@@ -44,13 +51,40 @@ export async function checkVms({ virsh, domains, overlayDirectory }: VmChecks): 
   }
 }
 
-function confinement(models: readonly string[]): CheckResult {
+function confinementResult({ models }: Confinement): CheckResult {
   const names = models.filter((model) => model !== 'dac' && model !== 'none');
   return {
     name: 'confinement of QEMU',
     state: 'ok',
     detail: names.length === 0 ? 'none' : names.join(', '),
   };
+}
+
+/** QEMU opens an overlay by its path, as its own user: it must get into all directories above. An access control list may let it. */
+function checkAccess(directory: string | undefined, { user }: Confinement): CheckResult[] {
+  if (directory === undefined || user === undefined || user.uid === 0) return [];
+  const closed = pathsTo(directory).filter((place) => !mayEnter(place, user));
+  return closed.map((place) => ({
+    name: 'overlay directory',
+    state: 'poor' as const,
+    detail: `the mode of ${place} does not let QEMU's user ${user.uid} in`,
+    need: `overlays in ${directory}`,
+    fix: `chmod o+x ${place}`,
+  }));
+}
+
+/** `/a/b` → `/`, `/a`, `/a/b`. */
+function pathsTo(directory: string): string[] {
+  const parent = path.dirname(directory);
+  return parent === directory ? [directory] : [...pathsTo(parent), directory];
+}
+
+/** One that is not there is not closed either. */
+function mayEnter(directory: string, { uid, gid }: { readonly uid: number; readonly gid: number }): boolean {
+  const stats = fs.statSync(directory, { throwIfNoEntry: false });
+  if (stats === undefined) return true;
+  if (stats.uid === uid) return (stats.mode & 0o100) !== 0;
+  return (stats.mode & (stats.gid === gid ? 0o010 : 0o001)) !== 0;
 }
 
 function helperProfile(): string | undefined {

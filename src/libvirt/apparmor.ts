@@ -1,6 +1,3 @@
-import type { Virsh } from './virsh.js';
-import { children, parseXml, rootOf, textOf } from './xml.js';
-
 /**
  * libvirt's helper makes the AppArmor profile of each VM, and reads the VM's images to find their backing files. What its own profile
  * does not let it read is missing in the VM's, and QEMU is then refused it: with an overlay, the base below it.
@@ -8,13 +5,6 @@ import { children, parseXml, rootOf, textOf } from './xml.js';
 export const HELPER_PROFILE = '/etc/apparmor.d/usr.lib.libvirt.virt-aa-helper';
 /** Included by it, for the administrator's additions. */
 export const LOCAL_PROFILE = '/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper';
-
-/** How libvirt confines QEMU on this host: `apparmor`, `selinux`, `dac`. Throws CommandError when it does not answer. */
-export async function securityModels(virsh: Virsh): Promise<string[]> {
-  const root = rootOf(parseXml(await virsh.call('capabilities', []), 'capabilities'));
-  const models = children(root, 'host').flatMap((host) => children(host, 'secmodel'));
-  return models.flatMap((model) => children(model, 'model').map((one) => textOf(one) ?? ''));
-}
 
 /** A rule of apparmor.d(5) for files: path and permissions, perhaps to deny. */
 const RULE = /^\s*(?:audit\s+)?(deny\s+)?((?:\/|@\{HOME\})\S*)\s+([a-zA-Z]+)\s*,/;

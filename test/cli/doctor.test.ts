@@ -110,6 +110,19 @@ describe('doctor', () => {
     fs.rmSync(path.join(bin, 'virsh'));
   });
 
+  it('says which directory QEMU may not enter', async () => {
+    const directory = chunkmount.path('overlays');
+    fs.mkdirSync(directory);
+    fs.chmodSync(chunkmount.directory, 0o700);
+    const asNobody = changed('virsh', `sed 's|+0:+0</baselabel>|+65534:+65534</baselabel>|'`);
+    const args = ['--vm=odd', `--overlay-dir=${directory}`];
+    const closed = (await checks(args, asNobody)).get('overlay directory')!;
+    expect(closed.detail).toBe(`the mode of ${chunkmount.directory} does not let QEMU's user 65534 in`);
+    await execa('sh', ['-c', closed.fix!]);
+    expect((await checks(args, asNobody)).has('overlay directory')).toBe(false);
+    fs.rmSync(path.join(bin, 'virsh'));
+  });
+
   it('sees a qemu-storage-daemon without FUSE, and a state directory that others may write to', async () => {
     fs.mkdirSync(chunkmount.stateDirectory);
     fs.chmodSync(chunkmount.stateDirectory, 0o777);
