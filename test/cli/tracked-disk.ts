@@ -93,9 +93,10 @@ export class TrackedDisk {
     return sums;
   }
 
-  /** The program's clock, `ahead` of where it is by now. */
-  clock(ahead = 0): Record<string, string> {
-    return { NODE_OPTIONS: `--import=${CLOCK}`, TEST_CLOCK: `+${STEP_MS * ++this.#sessions + ahead}` };
+  /** The program's clock: a step later than the last time, unless told otherwise. */
+  clock(step = true): Record<string, string> {
+    if (step) this.#sessions++;
+    return { NODE_OPTIONS: `--import=${CLOCK}`, TEST_CLOCK: `+${STEP_MS * this.#sessions}` };
   }
 
   given(...options: string[]): string[] {
@@ -103,14 +104,11 @@ export class TrackedDisk {
   }
 
   /** A session whose tree is looked at from end to end. */
-  async session(
-    options: readonly string[] = [],
-    { ahead = 0, script = SCRIPT }: { ahead?: number; script?: string } = {},
-  ): Promise<Session> {
-    const command = ['sh', '-c', script, 'sh', this.chunkmount.tree('demo')];
+  async session(options: readonly string[] = [], { step = true }: { step?: boolean } = {}): Promise<Session> {
+    const command = ['sh', '-c', SCRIPT, 'sh', this.chunkmount.tree('demo')];
     const result = await this.chunkmount.run(
       ['run', ...this.given(...options), '--', ...command],
-      this.clock(ahead),
+      this.clock(step),
     );
     const [stats = '', sums = ''] = result.stdout.split('\n\n');
     const told = /(\d+) bytes read of the disks; (\d+) chunks kept unread, (\d+) audited/.exec(result.stderr);
@@ -127,7 +125,7 @@ export class TrackedDisk {
   }
 
   /** The same, of which nothing may be wrong. */
-  async good(options: readonly string[] = [], how: { ahead?: number } = {}): Promise<Session> {
+  async good(options: readonly string[] = [], how: { step?: boolean } = {}): Promise<Session> {
     const session = await this.session(options, how);
     expect(session).toMatchObject({ exitCode: 0, stderr: expect.not.stringContaining('warning') });
     expect(session.sums).toBe(this.expectedSums());
