@@ -36,7 +36,10 @@ export function plainTree(given: string, { size, chunkSize }: PlainShape): Plain
     throw usage(`${given} is a tree with a manifest`, { hint: 'leave out --size and --chunk-size' });
   }
   const cut = geometry(size, chunkSize);
-  if (cut.chunkCount > 0 && !fs.existsSync(path.join(place, '00'))) {
+  if (
+    cut.chunkCount > 0 &&
+    fs.statSync(path.join(place, '00'), { throwIfNoEntry: false })?.isDirectory() !== true
+  ) {
     throw usage(`${given} is no copy of a chunkfs mount`, { hint: 'give the directory that 00 is in' });
   }
   const directory = path.basename(place);
