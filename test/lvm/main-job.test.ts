@@ -84,20 +84,31 @@ describe('from logical volumes to a tree, and back', () => {
     await expectNothing();
   });
 
-  it('one that is enlarged in time is', async () => {
-    const script = [
-      `while ! ls '${chunkmount.path('written')}'; do sleep 0.2; done`,
-      'sleep 12',
-      `rsync -a "$CHUNKMOUNT_TREE/" '${copy}/'`,
-    ].join('; ');
-    const options = ['--snapsize=8M', '--snap-autoextend', connect()];
-    const running = chunkmount.start(['run', '--vm=lvm01', ...options, '--', 'sh', '-c', script]);
+  /** `run` with a command that goes on with `script` when the guest has written `length` bytes. */
+  async function runWhileWriting(script: string, length: number, ...options: string[]) {
+    const written = chunkmount.path(`written-${length}`);
+    const command = `while ! [ -e '${written}' ]; do sleep 0.2; done; ${script}`;
+    const args = ['run', '--vm=lvm01', ...options, connect(), '--', 'sh', '-c', command];
+    const running = chunkmount.start(args);
     await expect.poll(() => fs.existsSync(tree), { timeout: 120_000 }).toBe(true);
-    await libvirt.guestWrite(domain, 'vda', { offset: 0, length: 7 * MIB, pattern: 0x44 });
-    fs.writeFileSync(chunkmount.path('written'), '');
+    await libvirt.guestWrite(domain, 'vda', { offset: 0, length, pattern: 0x44 });
+    fs.writeFileSync(written, '');
     const { exitCode, stderr } = await running;
-    expect(exitCode, String(stderr)).toBe(0);
-    expect(String(stderr)).toMatch(/was nearly full and is larger now/);
+    return { exitCode, stderr: String(stderr) };
+  }
+
+  it('run fails with it, although its command did not notice', async () => {
+    const { exitCode, stderr } = await runWhileWriting('exit 0', 16 * MIB, '--snapsize=4M');
+    expect(exitCode, stderr).toBe(1);
+    expect(stderr).toMatch(/the LVM snapshot cmtest\/\S+ of disk vda ran full/);
+    await expectNothing();
+  });
+
+  it('one that is enlarged in time is', async () => {
+    const script = `sleep 12; rsync -a "$CHUNKMOUNT_TREE/" '${copy}/'`;
+    const { exitCode, stderr } = await runWhileWriting(script, 7 * MIB, '--snapsize=8M', '--snap-autoextend');
+    expect(exitCode, stderr).toBe(0);
+    expect(stderr).toMatch(/was nearly full and is larger now/);
     await expectNothing();
   });
 });

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
@@ -127,7 +128,9 @@ export class TestLibvirt {
     );
     fs.writeFileSync(path.join(this.directory, FIRMWARE), haltingFirmware());
     const sockets = `unix_sock_dir = "${path.join(this.directory, 'sock')}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n`;
-    fs.writeFileSync(path.join(this.directory, 'etc', 'libvirtd.conf'), sockets);
+    // Each is a host of its own: libvirt migrates nothing from a host to itself.
+    const host = `host_uuid = "${randomUUID()}"\n`;
+    fs.writeFileSync(path.join(this.directory, 'etc', 'libvirtd.conf'), sockets + host);
   }
 
   /** Starts libvirtd (again) and waits until it answers. */
