@@ -109,7 +109,7 @@ export class BackedUpVm {
   chunksRead(): number[] {
     const said = fs.readFileSync(this.#log, 'utf8');
     fs.truncateSync(this.#log);
-    return [...said.matchAll(/ mail01: (\d+) of 259 chunk files read;/g)].map((match) => Number(match[1]));
+    return [...said.matchAll(/ mail01: (\d+) of \d+ chunk files read;/g)].map((match) => Number(match[1]));
   }
 
   /** `chunkmount verify` is content with a tree, and an image made from it is `content`. */
