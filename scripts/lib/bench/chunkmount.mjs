@@ -43,6 +43,23 @@ export class Chunkmount {
     return { tree, chunks: path.join(tree, 'disk0'), seconds };
   }
 
+  /** A whole session around `rsync -a` to a copy: what it took, and how many bytes of the image were read to know its chunks. */
+  async backUp(copy, track) {
+    await sleep(Math.max(0, Chunkmount.#last + BETWEEN_SESSIONS_MS - Date.now()), undefined, {
+      signal: interrupted.signal,
+    });
+    const source = [`--image=${this.image}`, `--name=${NAME}`, `--transport=${this.transport}`, `--track=${track}`];
+    const rsync = ['sh', '-c', 'rsync -a --delete "$CHUNKMOUNT_TREE/" "$1/"', 'sh', copy];
+    const command = [process.execPath, CLI, 'run', ...source, '--debug', '--', ...rsync];
+    // What is read is only told to people.
+    const shell = ['-c', '"$@" 2>&1', 'sh', ...command];
+    const { seconds, result } = await timed(() => run('sh', shell, { env: this.env }));
+    Chunkmount.#last = Date.now();
+    const told = /(\d+) bytes read of the disks/.exec(result);
+    if (told === null) throw new Error(`nothing was told of what was read:\n${result}`);
+    return { seconds, bytes: Number(told[1]), tracked: result.includes('knows what changed') };
+  }
+
   get #session() {
     return path.join(this.env.CHUNKMOUNT_STATEDIR, 'sessions', NAME);
   }

@@ -14,6 +14,7 @@ import { parseOptions } from './options.mjs';
 import { restoreTable, resultTable, targetTable } from './report.mjs';
 import { measureRestoring } from './restoring.mjs';
 import { interrupted, isOnPath } from './run.mjs';
+import { measureTracking, trackingTable } from './tracking.mjs';
 import { CHUNK_SIZE, Workspace } from './workspace.mjs';
 
 const TRANSPORTS = ['kernel', 'native'];
@@ -38,6 +39,8 @@ async function measureRound(workspace, contestants, results, round) {
   await measureRawTransfer(workspace, results);
   progress(`${round}: the way back`);
   await measureRestoring(workspace, contestants[0], results);
+  progress(`${round}: only what changed`);
+  await measureTracking(workspace, contestants[0], results);
   for (const transport of TRANSPORTS) {
     progress(`${round}: mounting, ${transport}`);
     await measureMounting(workspace, { image: workspace.image, transport, row: 'image' }, results);
@@ -64,13 +67,19 @@ function footnotes({ rounds }, withChunkfs) {
     '(d) `rsync -a` into a local copy that is current except for 1 % of the chunks; the raw image with `rsync -a --inplace --no-whole-file`.',
     '(g) From a copy of the tree to a new raw file, every chunk checked, and synced; `qemu-img convert` of the raw image to a raw file.',
     '(i) `dd bs=1M` of the whole disk from a fresh mount, the copy in the page cache.',
+    '(l), (m) `chunkmount run -- rsync -a` into a local copy, from command to prompt; what was read of the image to know its chunks, the sample of the audit included.',
     ...(withChunkfs ? [] : ['chunkfs is not on PATH: it was not measured.']),
   ];
 }
 
 async function print(options, workspace, results, withChunkfs) {
   const facts = { ...options, chunkSize: CHUNK_SIZE };
-  const parts = [resultTable(results, facts), targetTable(results, facts), restoreTable(results, facts)];
+  const parts = [
+    resultTable(results, facts),
+    targetTable(results, facts),
+    restoreTable(results, facts),
+    trackingTable(results, facts),
+  ];
   const lines = [...footnotes(options, withChunkfs), await describeMachine(workspace.root)];
   process.stdout.write(`${parts.join('\n\n')}\n\n${lines.join('\n')}\n`);
 }

@@ -6,10 +6,10 @@ function digits(value) {
   return value < 0.995 ? value.toFixed(3) : value < 9.95 ? value.toFixed(2) : value.toFixed(1);
 }
 
-const seconds = (value) => `${digits(value)} s`;
-const memory = (value) => `${Math.round(value / MIB)} MiB`;
+export const seconds = (value) => `${digits(value)} s`;
+export const memory = (value) => `${Math.round(value / MIB)} MiB`;
 
-function cell(results, row, column, format) {
+export function cell(results, row, column, format) {
   const values = results.of(row, column);
   if (values === undefined) return '–';
   if (format === memory) return format(results.most(row, column));
@@ -19,7 +19,7 @@ function cell(results, row, column, format) {
   return `${median} (${least}–${most})`;
 }
 
-function humanSize(bytes) {
+export function humanSize(bytes) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;
   let value = bytes;
