@@ -21,6 +21,11 @@ const { disk } = source;
 const layout = layoutOf(disk.layout);
 
 function verify(index: number): void {
+  if (source.isSkipped(index)) {
+    // There is nothing to read.
+    queue.count('verified');
+    return;
+  }
   if (source.isLost(index) || !source.hasSums || !isSampled(task.sample, index)) {
     source.checkSize(index);
     return;

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import { run } from '../../src/host/exec.js';
 import type { TestDomain, TestLibvirt } from '../support/libvirt.js';
-import { testBytes, writeTree } from '../support/trees.js';
+import { type TestDisk, testBytes, writeTree } from '../support/trees.js';
 import { KIB, MIB } from './demo-tree.js';
 
 /** Content of the disks of `vmTree`: data, zeros, an odd size. */
@@ -20,6 +20,8 @@ export interface VmTreeOptions {
   readonly more?: string;
   readonly os?: string;
   readonly extras?: Parameters<typeof writeTree>[1]['extras'];
+  /** Layouts of the disks. */
+  readonly looks?: { readonly vda: TestDisk['look']; readonly vdb: TestDisk['look'] };
 }
 
 /** The definition of a VM as a backup has it: with two disks where this host has none, and a network card. */
@@ -38,6 +40,7 @@ export function vmTree(directory: string, options: VmTreeOptions = {}): void {
     target,
     content,
     chunkSize: 64 * KIB,
+    look: options.looks?.[target as 'vda' | 'vdb'],
   }));
   const { extras = [] } = options;
   writeTree(directory, { name: 'mail01', uuid: UUID, xml: vmXml(options), disks, extras });

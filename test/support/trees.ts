@@ -13,6 +13,8 @@ export interface TestDisk {
   /** The disk's content, or the raw image that holds it. */
   readonly content: Uint8Array | { readonly image: string };
   readonly chunkSize?: number;
+  /** In the layout of chunkfs, or without chunks of zeros: a tree of version 2. */
+  readonly look?: 'chunkfs' | 'skip' | undefined;
 }
 
 export interface TestTree {
@@ -44,18 +46,26 @@ export function chunkFile(target: string, index: number): string {
   return `${target}/${hex(index >> 8, 6)}/${hex(index, 8)}`;
 }
 
+/** `mail01_vda/00/00/00/00/00/00/01/23`, as C chunkfs has it below a directory of virt-backup. */
+function chunkfsFile(name: string, target: string, index: number): string {
+  return `${name}_${target}/${hex(index, 16).match(/../g)!.join('/')}`;
+}
+
 function writeDisk(
   directory: string,
+  name: string,
   disk: TestDisk,
 ): { size: number; chunkSize: number; chunkCount: number } {
-  const { target, content, chunkSize = 256 * KIB } = disk;
+  const { target, content, chunkSize = 256 * KIB, look } = disk;
+  const file = (index: number) =>
+    look === 'chunkfs' ? chunkfsFile(name, target, index) : chunkFile(target, index);
   const fd = 'image' in content ? fs.openSync(content.image, 'r') : undefined;
   const size = fd === undefined ? (content as Uint8Array).byteLength : fs.fstatSync(fd).size;
   const chunkCount = Math.ceil(size / chunkSize);
   const sums = fs.openSync(path.join(directory, `${target}.xxh64`), 'w');
-  fs.mkdirSync(path.join(directory, target));
+  fs.mkdirSync(path.join(directory, look === 'chunkfs' ? `${name}_${target}` : target));
   for (let index = 0; index < chunkCount; index++) {
-    if (index % 256 === 0) fs.mkdirSync(path.dirname(path.join(directory, chunkFile(target, index))));
+    if (index % 256 === 0) fs.mkdirSync(path.dirname(path.join(directory, file(index))), { recursive: true });
     const start = index * chunkSize;
     const end = Math.min(start + chunkSize, size);
     let chunk: Uint8Array;
@@ -65,12 +75,22 @@ function writeDisk(
       chunk = Buffer.alloc(end - start);
       fs.readSync(fd, chunk, 0, end - start, start);
     }
-    fs.writeFileSync(path.join(directory, chunkFile(target, index)), chunk);
-    fs.writeSync(sums, `${xxh64(chunk)}  ${chunkFile(target, index)}\n`);
+    const skipped = look === 'skip' && chunk.every((byte) => byte === 0);
+    if (!skipped) fs.writeFileSync(path.join(directory, file(index)), chunk);
+    fs.writeSync(sums, skipped ? `#${xxh64(chunk)} ${file(index)}\n` : `${xxh64(chunk)}  ${file(index)}\n`);
   }
   fs.closeSync(sums);
   if (fd !== undefined) fs.closeSync(fd);
   return { size, chunkSize, chunkCount };
+}
+
+/** What the manifest of version 2 says more of a disk. */
+function shapeOf(name: string, { target, look }: TestDisk): object {
+  return {
+    directory: look === 'chunkfs' ? `${name}_${target}` : target,
+    layout: look === 'chunkfs' ? 'chunkfs' : 'chunkmount',
+    zeroChunks: look === 'skip' ? 'skip' : 'keep',
+  };
 }
 
 /** Makes a tree in `directory`, which must not exist. Returns the manifest as it was written. */
@@ -79,15 +99,18 @@ export function writeTree(directory: string, tree: TestTree): Record<string, unk
   fs.mkdirSync(directory, { recursive: true });
   if (xml !== undefined) fs.writeFileSync(path.join(directory, `${name}.xml`), xml);
   for (const { file, content } of extras) fs.writeFileSync(path.join(directory, file), content);
+  const version = tree.disks.every(({ look }) => look === undefined) ? 1 : 2;
   const disks = tree.disks.map((disk) => {
-    const { size, chunkSize, chunkCount } = writeDisk(directory, disk);
+    const { size, chunkSize, chunkCount } = writeDisk(directory, name, disk);
     const { target } = disk;
     const sums = `${target}.xxh64`;
-    return { target, size, chunkSize, chunkCount, hash: 'xxh64', sums, sourceFormat: 'raw', bus: 'virtio' };
+    const shape = version === 1 ? {} : shapeOf(name, disk);
+    const facts = { target, size, chunkSize, chunkCount, ...shape };
+    return { ...facts, hash: 'xxh64', sums, sourceFormat: 'raw', bus: 'virtio' };
   });
   const manifest = {
     format: 'chunkmount-tree',
-    version: 1,
+    version,
     name,
     uuid,
     snapshotTime: '2024-05-31T22:15:00Z',
