@@ -13,6 +13,8 @@ import {
   RESOLVED,
   ROWS_PER_BLOCK,
   type Rows,
+  TRUST,
+  TRUSTED,
   UNCHANGED,
   UNKNOWN,
   UNREADABLE,
@@ -48,6 +50,7 @@ export class Resolver {
   readonly #buffer = new Uint8Array(PIECE_LENGTH);
   readonly #hash = new Uint32Array(2);
   readonly #zeroHashes = new Map<number, readonly [number, number]>();
+  readonly #falseZeros: ReadonlySet<number>;
   /** Whether a tracker is believed that says what did not change. */
   readonly audit: Audit;
 
@@ -59,8 +62,9 @@ export class Resolver {
     private readonly hasher: ChunkHasher,
     private readonly times: SessionTimes,
     private readonly stored: StoredIndex | undefined,
-    private readonly plan?: KeepPlan | undefined,
+    plan?: KeepPlan | undefined,
   ) {
+    this.#falseZeros = new Set(plan?.falseZeros);
     this.audit = new Audit(rows, plan?.samples ?? new Uint32Array(), (chunk) => this.#isAsStored(chunk));
   }
 
@@ -100,11 +104,13 @@ export class Resolver {
   /** Bytes that resolving the chunks from `first` up to `end` will read, as things are. */
   bytesToRead(first: number, end: number): number {
     const { disk, rows } = this;
+    const trusted = Atomics.load(rows.control, TRUST) === TRUSTED;
     let bytes = 0;
     for (let chunk = first; chunk < end; chunk++) {
       const length = chunkLength(disk, chunk);
-      if (rows.states[chunk] === UNKNOWN && !this.zeroMap.isZero(chunk * disk.chunkSize, length))
-        bytes += length;
+      const state = rows.states[chunk];
+      const unread = state === UNKNOWN || (state === UNCHANGED && !trusted);
+      if (unread && !this.zeroMap.isZero(chunk * disk.chunkSize, length)) bytes += length;
     }
     return bytes;
   }
@@ -130,7 +136,7 @@ export class Resolver {
       this.#resolveRun(chunk, chunk + 1);
     } else {
       Atomics.add(rows.control, KEPT, 1);
-      this.#finish(chunk, zeroHash && this.plan?.falseZeros.includes(chunk) !== true ? ZERO : DATA);
+      this.#finish(chunk, zeroHash && !this.#falseZeros.has(chunk) ? ZERO : DATA);
       announceChange(rows.control);
     }
   }

@@ -129,6 +129,17 @@ describe('rows that a tracker calls unchanged', () => {
     ]);
   });
 
+  it('are not to be read as long as the tracker may be right, and then are', () => {
+    const stored = indexed(content());
+    const bytes = content().fill(0xee, 4 * CHUNK, 5 * CHUNK);
+    const { resolver } = tracked(bytes, stored, { samples: [4, 6], changed: [{ first: 7, end: 9 }] });
+    const good = tracked(content(), stored, { samples: [4, 6], changed: [{ first: 7, end: 9 }] }).resolver;
+    expect(good.audit.passed()).toBe(true);
+    expect(good.bytesToRead(0, COUNT)).toBe(2 * CHUNK);
+    expect(resolver.audit.passed()).toBe(false);
+    expect(resolver.bytesToRead(0, COUNT)).toBe(COUNT * CHUNK);
+  });
+
   it('are no longer believed when the image says that one of them is empty now', () => {
     const stored = indexed(content());
     const bytes = content().fill(0, 6 * CHUNK, 7 * CHUNK);
