@@ -48,7 +48,10 @@ class ImageDaemon implements DaemonWork {
     const { uid, gid, fileMode, directoryMode } = config;
     const data: ImageDirectory = { files, uid, gid, mtime, fileMode, directoryMode };
     const filesystem = { factory: IMAGE_FILESYSTEM, data };
-    if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, false);
+    // Who reads an image reads large pieces, or keeps a cache of its own, as loop devices and VMs do; and the chunks are in the page
+    // cache already. Without a second copy there reading is faster, and what running VMs need of it stays.
+    const directIo = true;
+    if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, directIo);
     const { serveNative } = await import('../fuse/native/server.js');
     const { SMALL_INODES } = await import('../fuse/native/inode-numbers.js');
     const { mountpoint, source, allowOther } = config;
