@@ -71,10 +71,11 @@ export class DiskView {
 
   /** Whether it is known without hashing that a chunk directory has no chunk. */
   isEmpty(directory: number): boolean {
+    if (!this.skipsZeros) return false;
     const { chunkSize, size } = this.disk.geometry;
     const position = this.firstChunkOf(directory) * chunkSize;
     const length = Math.min(this.chunksIn(directory) * chunkSize, size - position);
-    return this.skipsZeros && this.#extents.isZero(position, length);
+    return this.#extents.isZero(position, length);
   }
 
   /** mtime of a chunk directory. */
