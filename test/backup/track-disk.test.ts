@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { execaSync } from 'execa';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { indexFile } from '../../src/backup/daemon-config.js';
 import type { DiskTracking } from '../../src/backup/disk-tracking.js';
@@ -115,10 +116,12 @@ async function after(odd: (disk: Disk) => void | Promise<void>): Promise<DiskTra
   return disk.track();
 }
 
+/** Writes the file; with its times set back, to the nanosecond, as far as a program can. */
 function set(file: string, back: boolean): void {
-  const { mtime, atime } = fs.statSync(file);
+  const times = `${file}.times`;
+  execaSync('touch', [`--reference=${file}`, times]);
   fs.writeFileSync(file, Buffer.alloc(5000, 2));
-  if (back) fs.utimesSync(file, atime, mtime);
+  if (back) execaSync('touch', [`--reference=${times}`, file]);
 }
 
 /** The program's clock; the file system's goes on. */
@@ -149,7 +152,7 @@ describe('all is read', () => {
     [
       'replaced by its copy',
       ({ image }) => {
-        fs.cpSync(image, `${image}.copy`, { preserveTimestamps: true });
+        execaSync('cp', ['--preserve=all', image, `${image}.copy`]);
         fs.renameSync(`${image}.copy`, image);
       },
       /is another file/,
