@@ -130,6 +130,6 @@ it('every tree is the disk, whatever was written, killed and set back between se
       }
     }),
     // Each try takes many sessions: what failed is told as it is, and not made smaller first.
-    { numRuns: Number(process.env.TRACKING_RUNS ?? 4), endOnFailure: true },
+    { numRuns: Number(process.env.TRACKING_RUNS ?? 2), endOnFailure: true },
   );
 }, 600_000);
