@@ -30,15 +30,12 @@ export class DirectoryTimes {
     this.#before = { size, chunkSize, chunkCount };
   }
 
-  /**
-   * Looks at the chunks of a directory that are known by now; answers its time. It is final once all of them are. `allZero`: they are
-   * known to be zeros.
-   */
-  update(directory: number, allZero = false): number {
+  /** Looks at the chunks of a directory that are known by now; answers its time. It is final once all of them are. */
+  update(directory: number): number {
     const { stored, mtimes, times } = this.request;
     const before = stored.header.directoryMtimes[directory];
     const now = Atomics.load(mtimes, directory);
-    if (now !== before || !this.#hasChanged(directory, allZero)) return now;
+    if (now !== before || !this.#hasChanged(directory)) return now;
     const changed = Math.max(latestPossibleMtime(times), before + 1);
     Atomics.store(mtimes, directory, changed);
     return changed;
@@ -49,12 +46,12 @@ export class DirectoryTimes {
     for (let directory = 0; directory < this.request.mtimes.length; directory++) this.update(directory);
   }
 
-  #hasChanged(directory: number, allZero: boolean): boolean {
+  #hasChanged(directory: number): boolean {
     const { rows, disk } = this.request;
     const first = directory * CHUNKS_PER_DIRECTORY;
     const end = Math.min(first + CHUNKS_PER_DIRECTORY, disk.chunkCount);
     for (let chunk = first; chunk < end; chunk++) {
-      const state = allZero ? ZERO : Atomics.load(rows.states, chunk);
+      const state = Atomics.load(rows.states, chunk);
       if (state >= READY && this.#wasZero(chunk) !== (state === ZERO)) return true;
     }
     return false;

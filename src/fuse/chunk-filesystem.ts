@@ -298,7 +298,6 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
   }
 
   #listChunks(view: DiskView, directory: number, first: number, emit: EmitEntry): void {
-    if (view.isEmpty(directory)) return;
     const firstChunk = view.firstChunkOf(directory);
     const base = this.#inode(view, INODE_CHUNK, firstChunk);
     const count = view.chunksIn(directory);

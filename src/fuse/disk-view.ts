@@ -24,7 +24,6 @@ export class DiskView {
   readonly skipsZeros: boolean;
   readonly resolver: Resolver;
   readonly #reader: ExtentReader;
-  readonly #extents: ExtentMap;
   readonly #lineLength: number;
   /** Undefined: the times of the chunk directories are final. */
   readonly #directoryTimes: DirectoryTimes | undefined;
@@ -36,7 +35,6 @@ export class DiskView {
     const stored =
       disk.stored === undefined ? undefined : StoredIndex.attach(disk.stored.fd, disk.stored.header);
     const extents = new ExtentMap(disk.extents);
-    this.#extents = extents;
     this.#reader = new ExtentReader(disk.target, extents, disk.sources);
     this.resolver = new Resolver(
       disk.geometry,
@@ -69,23 +67,13 @@ export class DiskView {
     return this.skipsZeros && this.resolver.resolve(chunk) === ZERO;
   }
 
-  /** Whether it is known without hashing that a chunk directory has no chunk. */
-  isEmpty(directory: number): boolean {
-    if (!this.skipsZeros) return false;
-    const { chunkSize, size } = this.disk.geometry;
-    const position = this.firstChunkOf(directory) * chunkSize;
-    const length = Math.min(this.chunksIn(directory) * chunkSize, size - position);
-    return this.#extents.isZero(position, length);
-  }
-
   /** mtime of a chunk directory. */
   directoryMtimeOf(directory: number): number {
     const times = this.#directoryTimes;
     if (times === undefined) return this.disk.directoryMtimes[directory]!;
-    const empty = this.isEmpty(directory);
     const first = this.firstChunkOf(directory);
-    for (let i = 0; !empty && i < this.chunksIn(directory); i++) this.resolver.resolve(first + i);
-    return times.update(directory, empty);
+    for (let i = 0; i < this.chunksIn(directory); i++) this.resolver.resolve(first + i);
+    return times.update(directory);
   }
 
   /** How many directories of a rank the disk has. */
