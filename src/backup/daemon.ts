@@ -135,10 +135,17 @@ class Daemon implements DaemonWork {
   }
 }
 
+/** As that of the threads which answer the kernel: they make little garbage, and memory is counted. */
+const YOUNG_GENERATION_MB = 2;
+
 async function startScanners({ tree }: ServedTree, bandwidth: number | undefined): Promise<void> {
   const work: ScanWork = { tree, rate: bandwidth === undefined ? undefined : sharedRate(bandwidth) };
   const url = new URL('./scan-worker.js', import.meta.url);
-  const scanners = Array.from({ length: SCANNERS }, () => new Worker(url, { workerData: work }));
+  const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
+  const scanners = Array.from(
+    { length: SCANNERS },
+    () => new Worker(url, { workerData: work, resourceLimits }),
+  );
   const ends = scanners.map(
     (worker) =>
       new Promise<void>((resolve) => {
