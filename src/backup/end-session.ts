@@ -12,7 +12,9 @@ import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
 import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
 import { snapshotUndo } from '../snapshot/select.js';
+import { removeTracking } from '../tracking/record.js';
 import { dumpUndo } from './dump-files.js';
+import { keepingHandlers, keptSnapshots, releaseKept } from './kept-snapshots.js';
 import { mountpointUndo } from './mountpoint.js';
 import { readSessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
@@ -35,6 +37,8 @@ export interface EndRequest {
   /** For the lock's record. */
   readonly command: string;
   readonly keepLock: boolean;
+  /** Undo also what is kept between sessions. */
+  readonly dropKept?: boolean | undefined;
   readonly reporter: Reporter;
   /** Ends waiting for long work; what is left stays for the next cleanup. */
   readonly signal?: AbortSignal | undefined;
@@ -57,32 +61,47 @@ export type EndResult =
  * then the backup made from it is not good.
  */
 export async function endSession(request: EndRequest): Promise<EndResult> {
-  const { name, state, reporter, signal, commitTimeoutMs } = request;
-  const lock = await Lock.acquire(state.locks, name, { command: request.command, evenIfKept: true });
+  const { name, state, command } = request;
+  const lock = await Lock.acquire(state.locks, name, { command, evenIfKept: true });
   try {
-    const directory = state.session(name);
-    if (!fs.existsSync(directory)) return { kind: 'nothing' };
-    const journal = new Journal(state.journal(name));
-    let status: DaemonStatus | undefined;
-    try {
-      const wasServed = journal.find(SERVE) !== undefined;
-      const damage = () => {
-        if (wasServed) status = readStatus(directory);
-        if (status !== undefined) tellStatus(name, status, reporter);
-        // An earlier cleanup may have come so far and no further.
-        return readLost(directory) ?? (wasServed ? damageOf(name, directory) : undefined);
-      };
-      const noteLost = () => noteLostSnapshots(directory, journal, reporter);
-      const session = { name, state, journal, reporter, signal, commitTimeoutMs };
-      const problems = await undoSession(session, { inspect: damage, unserved: noteLost });
-      if (problems.length > 0) throw unfinished(name, problems);
-    } finally {
-      journal.close();
-    }
-    return { kind: 'ended', counters: status?.counters };
+    const result = await endLocked(request);
+    if (request.dropKept !== true || !(await dropKept(request)) || result.kind === 'ended') return result;
+    return { kind: 'ended', counters: undefined };
   } finally {
     lock.release({ keep: request.keepLock });
   }
+}
+
+async function endLocked({ name, state, reporter, signal, commitTimeoutMs }: EndRequest): Promise<EndResult> {
+  const directory = state.session(name);
+  if (!fs.existsSync(directory)) return { kind: 'nothing' };
+  const journal = new Journal(state.journal(name));
+  let status: DaemonStatus | undefined;
+  try {
+    const wasServed = journal.find(SERVE) !== undefined;
+    const damage = () => {
+      if (wasServed) status = readStatus(directory);
+      if (status !== undefined) tellStatus(name, status, reporter);
+      // An earlier cleanup may have come so far and no further.
+      return readLost(directory) ?? (wasServed ? damageOf(name, directory) : undefined);
+    };
+    const noteLost = () => noteLostSnapshots({ name, state }, journal, reporter);
+    const session = { name, state, journal, reporter, signal, commitTimeoutMs };
+    const problems = await undoSession(session, { inspect: damage, unserved: noteLost });
+    if (problems.length > 0) throw unfinished(name, problems);
+  } finally {
+    journal.close();
+  }
+  return { kind: 'ended', counters: status?.counters };
+}
+
+/** Undoes what is kept between sessions. Returns whether there was anything. */
+async function dropKept(request: EndRequest): Promise<boolean> {
+  const { name } = request;
+  if (keptSnapshots(request).length === 0) return false;
+  const problems = await releaseKept(request, HANDLERS, 'all');
+  if (problems.length > 0) throw unfinished(name, problems);
+  return true;
 }
 
 /** What to throw when an undo left something: the only problem, or all of them in one sentence. */
@@ -115,7 +134,9 @@ export async function undoSession(
     await stopServingUndo[SERVE](entry, context);
     await unserved();
   };
-  const problems = await undoAll(session, { ...HANDLERS, [SERVE]: stopServing }, BARRIERS);
+  const handlers = keepingHandlers({ ...HANDLERS, [SERVE]: stopServing }, session);
+  const problems = await undoAll(session, handlers, BARRIERS);
+  if (problems.length === 0) problems.push(...(await releaseKept(session, HANDLERS, 'unneeded')));
   if (problems.length > 0) return problems;
   const damage = inspect();
   const directory = state.session(name);
@@ -132,11 +153,19 @@ function lostFile(directory: string): string {
 const Lost = v.object({ message: v.string(), hint: v.optional(v.string()) });
 
 /** Notes why the frozen disks did not stay as they were, if anybody can have read them. */
-async function noteLostSnapshots(directory: string, journal: Journal, reporter: Reporter): Promise<void> {
-  if (readSessionRecord(directory) === undefined) return;
+async function noteLostSnapshots(
+  { name, state }: Pick<EndRequest, 'name' | 'state'>,
+  journal: Journal,
+  reporter: Reporter,
+): Promise<void> {
+  const directory = state.session(name);
+  const record = readSessionRecord(directory);
+  if (record === undefined) return;
   try {
     const [lost] = await inspectSnapshots(journal);
     if (lost === undefined) return;
+    // What was hashed is not what was frozen: the next session cannot go on from it.
+    for (const { target } of record.disks) removeTracking(state.index(name), target);
     const { message, hint } = lost;
     replaceFile(lostFile(directory), JSON.stringify({ message, ...(hint === undefined ? {} : { hint }) }));
   } catch (error) {

@@ -83,7 +83,7 @@ async function estimateDisk(
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
   const { changes } = await trackDisk({
-    disk: { target, layers, sources, since },
+    disk: { target, layers, sources, extents, since, keep: false },
     cut,
     indexDirectory,
     session: '',

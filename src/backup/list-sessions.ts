@@ -5,6 +5,7 @@ import { isAlive } from '../host/process-identity.js';
 import { type JournalEntry, readPending } from '../session/journal.js';
 import { listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
+import { keptSnapshots } from './kept-snapshots.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 
@@ -39,6 +40,27 @@ export interface SessionSummary {
   readonly pending: readonly string[];
   /** Kept by --keep-lock. */
   readonly kept: boolean;
+}
+
+/** A snapshot that was left for the next session: see kept-snapshots.ts. */
+export interface KeptSummary {
+  readonly name: string;
+  readonly target: string;
+  /** Journal kind: `overlay`, `lvm-snapshot`, … */
+  readonly kind: string;
+  readonly space: readonly GrowingSpace[];
+}
+
+/** What is kept between sessions, by name. */
+export function listKept(state: StateDirectory): KeptSummary[] {
+  return state.kept().flatMap((name) =>
+    entriesOf(() => keptSnapshots({ name, state })).map((entry) => ({
+      name,
+      target: String(entry.data.target),
+      kind: entry.kind,
+      space: growingSpace(entry),
+    })),
+  );
 }
 
 /** All sessions and kept locks, sorted by name. Never waits for a mount that does not answer longer than a second. */
@@ -109,9 +131,13 @@ async function answers(mountpoint: string): Promise<boolean> {
 }
 
 function pendingEntries(state: StateDirectory, name: string): JournalEntry[] {
-  if (!fs.existsSync(state.journal(name))) return [];
+  return fs.existsSync(state.journal(name)) ? entriesOf(() => readPending(state.journal(name))) : [];
+}
+
+/** None if the journal is damaged, or being written. */
+function entriesOf(read: () => JournalEntry[]): JournalEntry[] {
   try {
-    return readPending(state.journal(name));
+    return read();
   } catch {
     return [];
   }

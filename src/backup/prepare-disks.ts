@@ -9,8 +9,10 @@ import { type InspectedImage, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
+import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
+import { snapshotOf } from './kept-snapshots.js';
 import type { FrozenSourceDisk } from './source.js';
 import { type TrackingSettings, trackDisk } from './track-disk.js';
 
@@ -41,15 +43,32 @@ export async function prepareDisks(request: PrepareDisksRequest): Promise<Daemon
 }
 
 async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {
-  const { sessionDirectory, chunkSize, indexDirectory, session, tracking: settings, reporter } = request;
+  const {
+    sessionDirectory,
+    chunkSize,
+    indexDirectory,
+    session,
+    tracking: settings,
+    journal,
+    reporter,
+  } = request;
   const { target } = disk;
   const since = Date.now();
   const { virtualSize, extents, sources, view, layers } = await locateDisk(disk, request);
   const cut = geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
+  const snapshot = snapshotOf(journal, target);
   const tracking = await trackDisk({
-    disk: { target, layers, sources, since },
+    disk: {
+      target,
+      layers,
+      sources,
+      extents,
+      since,
+      snapshot,
+      keep: snapshot?.kind === OVERLAY_KIND ? settings.keepOverlay : settings.keepSnapshot,
+    },
     cut,
     indexDirectory,
     session,

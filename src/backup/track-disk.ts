@@ -3,13 +3,10 @@ import type { Geometry } from '../chunks/geometry.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import type { Reporter } from '../report/reporter.js';
 import { readTracking, type TrackingRecord } from '../tracking/record.js';
-import { stillTracker } from '../tracking/still.js';
 import type { Observation, TrackedDisk, Tracker, TrackerKind } from '../tracking/tracker.js';
+import { TRACKERS } from '../tracking/trackers.js';
 import { indexFile } from './daemon-config.js';
 import { type DiskChanges, type DiskTracking, indexObstacle } from './disk-tracking.js';
-
-/** The best first. */
-const TRACKERS: readonly Tracker[] = [stillTracker];
 
 export interface TrackingSettings {
   readonly track: 'auto' | 'none' | TrackerKind;
@@ -19,6 +16,10 @@ export interface TrackingSettings {
   readonly fullScan: boolean;
   /** Read everything at least this often. */
   readonly fullScanEveryMs: number;
+  /** Leave the VM on its overlay between sessions: it records what changes. */
+  readonly keepOverlay: boolean;
+  /** Leave other snapshots until the next session, which compares them with its own. */
+  readonly keepSnapshot: boolean;
 }
 
 export interface TrackRequest {
@@ -60,7 +61,9 @@ export async function trackDisk(request: TrackRequest): Promise<DiskTracking> {
     begun: Date.now(),
     changes,
     observed: all.flatMap(({ tracker: { kind }, observation }) =>
-      observation.kind === 'facts' ? [{ tracker: kind, facts: observation.facts }] : [],
+      observation.kind === 'facts' && observation.lasting
+        ? [{ tracker: kind, facts: observation.facts }]
+        : [],
     ),
     distrusted: typeof record === 'object' ? record.distrusted : [],
     audit,

@@ -3,6 +3,7 @@ import { type EndResult, endSession } from '../backup/end-session.js';
 import { endChainSession } from '../chain/chain-session.js';
 import { checkName } from '../chunks/names.js';
 import { usage } from '../errors.js';
+import type { StateDirectory } from '../session/state-directory.js';
 import {
   addDirectoryOptions,
   COMMIT_TIMEOUT_OPTION,
@@ -19,6 +20,7 @@ export interface CleanupOptions extends DirectoryOptions {
   name?: string;
   all?: boolean;
   keepLock?: boolean;
+  kept?: boolean;
   commitTimeout?: string;
 }
 
@@ -32,7 +34,8 @@ daemon died); 3 another command works on the VM; 5 some VMs are cleaned up, some
 
 Examples:
   chunkmount cleanup --vm=mail01
-  chunkmount cleanup --all`;
+  chunkmount cleanup --all
+  chunkmount cleanup --kept --vm=mail01`;
 
 /** The names that --vm or --name give. */
 export function givenNames(options: { vm?: string; name?: string }): string[] {
@@ -43,17 +46,23 @@ export function givenNames(options: { vm?: string; name?: string }): string[] {
   return [...new Set(names.map(checkName))];
 }
 
+/** Of all that have something to be ended. */
+function allNames(state: StateDirectory, kept: boolean): string[] {
+  return [...new Set([...state.sessions(), ...(kept ? state.kept() : [])])].sort();
+}
+
 /** Ends sessions. */
 export async function runCleanup(options: CleanupOptions, context: CommandContext): Promise<void> {
   const { reporter, signal } = context;
   const state = stateDirectory(options);
   const all = options.all === true || options.vm === 'all';
-  const names = all ? state.sessions() : givenNames(options);
+  const names = all ? allNames(state, options.kept === true) : givenNames(options);
   if (names.length === 0 && !all)
     throw usage('nothing to clean up was named', { hint: 'give --vm=NAME, --name=NAME or --all' });
   const shared = { state, keepLock: options.keepLock === true, commitTimeoutMs: commitTimeoutMs(options) };
   const outcomes = await forEachName(names, signal, async (name): Promise<EndResult> => {
-    const request = { name, command: 'cleanup', ...shared, reporter, signal };
+    const dropKept = options.kept === true;
+    const request = { name, command: 'cleanup', ...shared, dropKept, reporter, signal };
     if (await endChainSession({ ...request, insisted: signal }))
       return { kind: 'ended', counters: undefined };
     const result = await endSession(request);
@@ -78,6 +87,7 @@ export const cleanupCommand: CommandModule = (context) =>
     .option('--vm <names>', 'VMs: mail01,devsrv or all')
     .option('--name <names>', 'trees of images')
     .option('--all', 'every session there is')
+    .option('--kept', 'also end what --keep-overlay and --keep-snapshot left for the next session')
     .option('--keep-lock', 'keep the VM locked, until chunkmount unlock')
     .option(...COMMIT_TIMEOUT_OPTION)
     .addHelpText('after', HELP)

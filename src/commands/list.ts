@@ -1,5 +1,11 @@
 import { Command } from 'commander';
-import { listSessions, type SessionState, type SessionSummary } from '../backup/list-sessions.js';
+import {
+  type KeptSummary,
+  listKept,
+  listSessions,
+  type SessionState,
+  type SessionSummary,
+} from '../backup/list-sessions.js';
 import { formatBytes, formatDuration } from '../report/format.js';
 import { tableLines } from '../report/table.js';
 import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './backup-options.js';
@@ -74,15 +80,23 @@ function row(session: SessionSummary, coloured: boolean): string[] {
   ];
 }
 
+function keptSentence({ name, target, kind, space: [space] }: KeptSummary): string {
+  const size = space === undefined ? '' : `, ${formatBytes(space.used)}`;
+  return `${name}: the snapshot of disk ${target} (${kind}${size}) is kept for the next session; chunkmount cleanup --kept --vm=${name} ends it`;
+}
+
 /** Shows all sessions. */
 export async function runList(options: DirectoryOptions, context: CommandContext): Promise<void> {
-  const sessions = await listSessions(stateDirectory(options));
+  const state = stateDirectory(options);
+  const sessions = await listSessions(state);
+  const kept = listKept(state);
   const { width, coloured } = lookOf(context.stdout);
   const rows = sessions.map((session) => row(session, coloured));
-  printResult(context, { sessions }, rows.length === 0 ? [] : tableLines(HEAD, rows, width));
+  printResult(context, { sessions, kept }, rows.length === 0 ? [] : tableLines(HEAD, rows, width));
   for (const { name, daemon } of sessions)
     for (const warning of [...(daemon?.warnings ?? []), ...(daemon?.lost ?? [])])
       context.reporter.warn(`${name}: ${warning}`);
+  for (const one of kept) context.reporter.notice(keptSentence(one));
   if (sessions.length === 0) context.reporter.notice('there are no sessions');
 }
 

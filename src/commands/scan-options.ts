@@ -3,6 +3,7 @@ import type { BackupSettings } from '../backup/settings.js';
 import type { TrackingSettings } from '../backup/track-disk.js';
 import { usage } from '../errors.js';
 import type { IoPriority } from '../host/politeness.js';
+import { TRACKER_KINDS } from '../tracking/tracker.js';
 import { choiceOption } from './choice-option.js';
 import { parseChoice, parseSize } from './parse.js';
 
@@ -12,6 +13,8 @@ export interface TrackingOptions {
   audit?: string;
   fullScan?: boolean;
   fullScanEvery?: string;
+  keepOverlay?: boolean;
+  keepSnapshot?: boolean;
 }
 
 export interface ScanOptions extends TrackingOptions {
@@ -20,7 +23,7 @@ export interface ScanOptions extends TrackingOptions {
   bwlimit?: string;
 }
 
-const TRACK_CHOICES = ['auto', 'none', 'still'] as const;
+const TRACK_CHOICES = ['auto', 'none', ...TRACKER_KINDS] as const;
 
 const DEFAULT_AUDIT = 0.005;
 const DEFAULT_FULL_SCAN_EVERY = '30d';
@@ -104,6 +107,8 @@ export function trackingSettings(options: TrackingOptions): TrackingSettings {
     audit: options.audit === undefined ? DEFAULT_AUDIT : parseAudit(options.audit),
     fullScan: options.fullScan === true,
     fullScanEveryMs: parseTime(options.fullScanEvery ?? DEFAULT_FULL_SCAN_EVERY),
+    keepOverlay: options.keepOverlay === true,
+    keepSnapshot: options.keepSnapshot === true,
   };
 }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
-import { fsyncDirectory, isDiskFull, writeFully } from '../host/durable.js';
+import { fsyncDirectory, isDiskFull, replaceFile, writeFully } from '../host/durable.js';
 
 export type JournalData = Readonly<Record<string, unknown>>;
 
@@ -33,6 +33,11 @@ const SUM_LENGTH = 16;
 
 function sum(line: string): string {
   return createHash('sha256').update(line).digest('hex').slice(0, SUM_LENGTH);
+}
+
+function lineOf(record: JournalRecord): string {
+  const line = JSON.stringify(record);
+  return `${sum(line)} ${line}\n`;
 }
 
 /**
@@ -106,7 +111,7 @@ export function readPending(file: string): JournalEntry[] {
  * whoever holds the session's lock.
  */
 export class Journal {
-  readonly #fd: number;
+  #fd: number;
   readonly #replay = new Replay();
   /** Bytes of whole records in the file. */
   #length: number;
@@ -157,13 +162,28 @@ export class Journal {
     return this.pending().find((entry) => entry.kind === kind);
   }
 
+  /** Leaves in the file what is pending only. */
+  compact(): void {
+    const lines = this.pending()
+      .reverse()
+      .flatMap(({ seq, kind, data, done }) => {
+        const at = new Date().toISOString();
+        const intent: JournalRecord = { step: 'intent', seq, kind, data, at };
+        return done ? [intent, { step: 'done', seq, data: {}, at } as const] : [intent];
+      })
+      .map(lineOf);
+    replaceFile(this.file, lines.join(''));
+    fs.closeSync(this.#fd);
+    this.#fd = fs.openSync(this.file, 'a+', 0o600);
+    this.#length = fs.fstatSync(this.#fd).size;
+  }
+
   close(): void {
     fs.closeSync(this.#fd);
   }
 
   #write(record: JournalRecord): void {
-    const line = JSON.stringify(record);
-    const bytes = Buffer.from(`${sum(line)} ${line}\n`);
+    const bytes = Buffer.from(lineOf(record));
     try {
       writeFully(this.#fd, bytes);
       fs.fdatasyncSync(this.#fd);

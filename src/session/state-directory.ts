@@ -19,6 +19,11 @@ export class StateDirectory {
     return path.join(this.session(name), 'journal.jsonl');
   }
 
+  /** Journal of the snapshots that were kept when their session ended. Exists as long as there are any. */
+  keptJournal(name: string): string {
+    return path.join(this.root, 'kept', name, 'journal.jsonl');
+  }
+
   /** What outlives sessions: the chunk indexes of a tree. */
   index(name: string): string {
     return path.join(this.root, 'index', name);
@@ -26,8 +31,17 @@ export class StateDirectory {
 
   /** Names of all sessions, sorted. */
   sessions(): string[] {
+    return this.#names('sessions');
+  }
+
+  /** Names of all that have kept snapshots, sorted. */
+  kept(): string[] {
+    return this.#names('kept');
+  }
+
+  #names(part: string): string[] {
     try {
-      return fs.readdirSync(path.join(this.root, 'sessions')).sort();
+      return fs.readdirSync(path.join(this.root, part)).sort();
     } catch (error) {
       if (systemCode(error) === 'ENOENT') return [];
       throw error;

@@ -23,15 +23,17 @@ export type UndoHandlers = Readonly<Record<string, UndoHandler>>;
 /**
  * Undoes all pending entries, newest first. One that fails does not keep the older ones from being tried, except those
  * that the failed handler's kind guards (`barriers`): nothing below a barrier is undone while it stands.
- * Returns the errors, in order; empty when everything is undone.
+ * Entries that `spare` holds for are left alone. Returns the errors, in order; empty when everything else is undone.
  */
 export async function undoAll(
   context: UndoContext,
   handlers: UndoHandlers,
   barriers: ReadonlySet<string>,
+  spare: (entry: JournalEntry) => boolean = () => false,
 ): Promise<Error[]> {
   const errors: Error[] = [];
   for (const entry of context.journal.pending()) {
+    if (spare(entry)) continue;
     const handler = Object.hasOwn(handlers, entry.kind) ? handlers[entry.kind] : undefined;
     try {
       if (handler === undefined) throw failed(`the journal holds a step of unknown kind "${entry.kind}"`);

@@ -10,6 +10,8 @@ const BUSY_TIMEOUT_MS = 10_000;
 const BUSY_POLL_MS = 250;
 
 const lvmRecord = v.object({
+  /** Id of the session that made it. */
+  session: v.string(),
   target: v.string(),
   group: v.string(),
   name: v.string(),

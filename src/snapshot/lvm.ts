@@ -106,6 +106,7 @@ async function create(request: SnapshotRequest, { disk, origin, name }: Preparat
   const { journal, options, signal } = request;
   const thin = origin.segment === 'thin';
   const record: LvmRecord = {
+    session: request.sessionId,
     target: disk.target,
     group: origin.group,
     name,

@@ -13,6 +13,8 @@ const diskSource = v.object({
 
 /** What the journal holds of one overlay. */
 const overlayRecord = v.object({
+  /** Id of the session that made it; none for a layer of a chain, which belongs to no session. */
+  session: v.optional(v.string()),
   connect: v.optional(v.string()),
   domain: v.object({ uuid: v.string(), name: v.string() }),
   target: v.string(),

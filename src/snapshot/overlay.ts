@@ -69,6 +69,7 @@ function describe(
   const identity = identityOf(path);
   if (identity === undefined) throw failed(`${path}, the image of disk ${disk.target}, is not on this host`);
   const record: OverlayRecord = {
+    session: request.sessionId,
     connect: virsh.options.connect,
     domain: { uuid: domain.uuid, name: domain.name },
     target: disk.target,

@@ -84,7 +84,7 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
     if (reason !== undefined) return none(reason);
     const clock = Date.now() - Math.round(Number(process.hrtime.bigint() / 1_000_000n));
     const facts: StillFacts = { bootId: bootId(), clock, files };
-    return { kind: 'facts', facts };
+    return { kind: 'facts', facts, lasting: true };
   } catch (error) {
     return none(messageOf(error));
   }

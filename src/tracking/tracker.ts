@@ -1,17 +1,26 @@
+import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import type { ImageSource } from '../image/sources.js';
+import type { JournalEntry } from '../session/journal.js';
 
-/** To come: overlay, thin, bitmap, reflink. */
-export type TrackerKind = 'still';
+/** Names of all trackers: what `--track` takes. */
+export const TRACKER_KINDS = ['still'] as const;
 
-/** A frozen disk, before anything of it is read. */
+export type TrackerKind = (typeof TRACKER_KINDS)[number];
+
+/** A disk, before anything of it is read. */
 export interface TrackedDisk {
   readonly target: string;
   /** The image itself first, then its backing files. */
   readonly layers: readonly ImageLayer[];
   readonly sources: readonly ImageSource[];
+  readonly extents: ExtentMap;
   /** Milliseconds since the epoch: a moment after which its images were looked at. */
   readonly since: number;
+  /** What the journal holds of the snapshot that freezes it. Undefined: nothing was made for it (or nothing freezes it: `estimate`). */
+  readonly snapshot?: JournalEntry | undefined;
+  /** The snapshot is to outlive the session, where it can. */
+  readonly keep: boolean;
 }
 
 /** What a tracker keeps of one session for the next: plain JSON, which only that tracker understands. */
@@ -19,7 +28,12 @@ export type Facts = Readonly<Record<string, unknown>>;
 
 /** `reason` is a clause: "vda is a block device". */
 export type Observation =
-  | { readonly kind: 'facts'; readonly facts: Facts }
+  | {
+      readonly kind: 'facts';
+      readonly facts: Facts;
+      /** Whether the next session can go on from them. Else they are good for comparing with the last one only. */
+      readonly lasting: boolean;
+    }
   | { readonly kind: 'none'; readonly reason: string };
 
 /** Bytes of the disk from `start` up to `end`. */
@@ -43,7 +57,8 @@ export type Changes =
  * - `observe` is called once a session, when the disk is frozen, before anything of it is read. It changes nothing.
  * - `changesSince` compares what it observed in that earlier session with what it observed now. Where anything is odd it says
  *   unknown: a chunk outside of the ranges is not read.
- * - `stillHolds` is asked when all of the disk has been read: only then are the facts kept for the next session.
+ * - `stillHolds` is asked when all of the disk has been read: only then are lasting facts kept for the next session.
+ * - A tracker that goes on from a snapshot of the last session finds it on the host: see backup/kept-snapshots.ts.
  */
 export interface Tracker {
   readonly kind: TrackerKind;

@@ -22,6 +22,8 @@ const SETTINGS: TrackingSettings = {
   audit: 0.005,
   fullScan: false,
   fullScanEveryMs: 30 * DAY_MS,
+  keepOverlay: false,
+  keepSnapshot: false,
 };
 const hasher = await createHasher();
 
@@ -50,7 +52,14 @@ class Disk {
 
   track(): Promise<DiskTracking> {
     return trackDisk({
-      disk: { target: 'vda', layers: this.layers, sources: [], since: Date.now() + this.quietMs },
+      disk: {
+        target: 'vda',
+        layers: this.layers,
+        sources: [],
+        extents: mapOf([{ length: this.size, source: 0, offset: 0 }]),
+        since: Date.now() + this.quietMs,
+        keep: false,
+      },
       cut: geometry(this.size, this.chunkSize),
       indexDirectory: this.index,
       session: `session-${++this.#sessions}`,

@@ -1,0 +1,5 @@
+import { stillTracker } from './still.js';
+import type { Tracker } from './tracker.js';
+
+/** All there are, the best first: what reads least, and is the most certain. */
+export const TRACKERS: readonly Tracker[] = [stillTracker];
