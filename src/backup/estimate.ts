@@ -90,6 +90,7 @@ async function estimateDisk(
     settings: settings.tracking,
     hasher,
     reporter,
+    signal,
   });
   const found = StoredIndex.open(indexFile(indexDirectory, target), hasher);
   const known = found instanceof StoredIndex && found.header.chunkSize === cut.chunkSize;

@@ -51,6 +51,7 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
     tracking: settings,
     journal,
     reporter,
+    signal,
   } = request;
   const { target } = disk;
   const since = Date.now();
@@ -74,7 +75,9 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
     session,
     settings,
     hasher: await createHasher(),
+    journal,
     reporter,
+    signal,
   });
   return { target, size: virtualSize, chunkSize, extentsFile, sources, view, tracking };
 }

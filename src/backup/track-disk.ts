@@ -1,9 +1,8 @@
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import type { Geometry } from '../chunks/geometry.js';
 import { StoredIndex } from '../content-index/index-file.js';
-import type { Reporter } from '../report/reporter.js';
 import { readTracking, type TrackingRecord } from '../tracking/record.js';
-import type { Observation, TrackedDisk, Tracker, TrackerKind } from '../tracking/tracker.js';
+import type { Comparing, Observation, TrackedDisk, Tracker, TrackerKind } from '../tracking/tracker.js';
 import { TRACKERS } from '../tracking/trackers.js';
 import { indexFile } from './daemon-config.js';
 import { type DiskChanges, type DiskTracking, indexObstacle } from './disk-tracking.js';
@@ -22,14 +21,13 @@ export interface TrackingSettings {
   readonly keepSnapshot: boolean;
 }
 
-export interface TrackRequest {
+export interface TrackRequest extends Comparing {
   readonly disk: TrackedDisk;
   readonly cut: Geometry;
   readonly indexDirectory: string;
   readonly session: string;
   readonly settings: TrackingSettings;
   readonly hasher: ChunkHasher;
-  readonly reporter: Reporter;
 }
 
 interface Observed {
@@ -92,7 +90,7 @@ async function changesOf(
   if (obstacle !== undefined) return unknown(obstacle);
   const reasons: string[] = [];
   for (const { tracker, observation } of observed) {
-    const changes = await ask(tracker, observation, record);
+    const changes = await ask(tracker, observation, record, request);
     if (changes.kind === 'known') return changes;
     reasons.push(`${tracker.kind}: ${changes.reason}`);
   }
@@ -114,14 +112,19 @@ function recordObstacle(request: TrackRequest, record: TrackingRecord): string |
   }
 }
 
-async function ask(tracker: Tracker, observation: Observation, record: TrackingRecord): Promise<DiskChanges> {
+async function ask(
+  tracker: Tracker,
+  observation: Observation,
+  record: TrackingRecord,
+  comparing: Comparing,
+): Promise<DiskChanges> {
   const { index, falseZeros, fullScan } = record;
   if (record.distrusted.some((distrust) => distrust.tracker === tracker.kind))
     return unknown('it was wrong in an earlier session');
   if (observation.kind === 'none') return unknown(observation.reason);
   const base = record.bases.find((candidate) => candidate.tracker === tracker.kind);
   if (base === undefined) return unknown('it knows nothing of the last session');
-  const changes = await tracker.changesSince(base.facts, observation.facts);
+  const changes = await tracker.changesSince(base.facts, observation.facts, comparing);
   if (changes.kind === 'unknown') return changes;
   return { kind: 'known', tracker: tracker.kind, ranges: changes.ranges, index, falseZeros, fullScan };
 }

@@ -1,7 +1,8 @@
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import type { ImageSource } from '../image/sources.js';
-import type { JournalEntry } from '../session/journal.js';
+import type { Reporter } from '../report/reporter.js';
+import type { Journal, JournalEntry } from '../session/journal.js';
 
 /** Names of all trackers: what `--track` takes. */
 export const TRACKER_KINDS = ['still'] as const;
@@ -50,6 +51,17 @@ export type Changes =
     }
   | { readonly kind: 'unknown'; readonly reason: string };
 
+/** What a tracker may use while it compares. */
+export interface Comparing {
+  /**
+   * Of the session: what has to be changed on the host for a moment is recorded here before, and undone before `changesSince` returns.
+   * Undefined: nothing may be changed (`estimate`).
+   */
+  readonly journal?: Journal | undefined;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /**
  * Knows what may have changed on a disk since an earlier session.
  *
@@ -63,6 +75,6 @@ export type Changes =
 export interface Tracker {
   readonly kind: TrackerKind;
   observe(disk: TrackedDisk): Promise<Observation>;
-  changesSince(before: Facts, now: Facts): Promise<Changes>;
+  changesSince(before: Facts, now: Facts, comparing: Comparing): Promise<Changes>;
   stillHolds(facts: Facts): boolean;
 }
