@@ -4,8 +4,20 @@ import type { ImageReference } from './image-reference.js';
 /** A block node as QEMU's blockdev-add takes it. */
 export type BlockNode = Readonly<Record<string, unknown>>;
 
+/** The node of an export. A server that is gone stays gone: its readers get errors at once, and never wait for another one. */
+export function nbdNode(socket: string, nbdExport: string): BlockNode {
+  return {
+    driver: 'nbd',
+    server: { type: 'unix', path: socket },
+    export: nbdExport,
+    'reconnect-delay': 0,
+    'read-only': true,
+  };
+}
+
 /** The node of a file itself. As JSON, no character in a name is special to QEMU. */
-function fileNode(file: ImageFile): BlockNode {
+function fileNode(file: ImageFile & Pick<ImageReference, 'nbdExport'>): BlockNode {
+  if (file.nbdExport !== undefined) return nbdNode(file.path, file.nbdExport);
   return { driver: file.device ? 'host_device' : 'file', filename: file.path };
 }
 
@@ -13,7 +25,7 @@ function fileNode(file: ImageFile): BlockNode {
 const WITH_BACKING: readonly string[] = ['qcow2', 'qcow', 'qed', 'vmdk'];
 
 function formatNode(
-  layer: ImageFile & Pick<ImageReference, 'format' | 'inUse'>,
+  layer: ImageFile & Pick<ImageReference, 'format' | 'inUse' | 'nbdExport'>,
   backing: BlockNode | null,
 ): BlockNode {
   const below = WITH_BACKING.includes(layer.format) ? { backing } : {};
@@ -23,7 +35,9 @@ function formatNode(
 }
 
 /** The node of one image without its backing file. */
-export function imageNode(image: ImageFile & Pick<ImageReference, 'format' | 'inUse'>): BlockNode {
+export function imageNode(
+  image: ImageFile & Pick<ImageReference, 'format' | 'inUse' | 'nbdExport'>,
+): BlockNode {
   return formatNode(image, null);
 }
 

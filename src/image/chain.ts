@@ -138,11 +138,19 @@ function backingOf(layer: ImageReference, info: ImageInfo): ImageReference | und
   return { path: below, format };
 }
 
+/** What an NBD server exports: one layer, without a file. */
+async function readExport(image: ImageReference, signal: AbortSignal | undefined): Promise<ImageChain> {
+  const socket = { path: image.path, device: false, fileSize: 0 };
+  const { virtualSize } = await imageInfo({ ...image, ...socket }, signal);
+  return [{ ...image, ...socket, virtualSize }];
+}
+
 /**
  * Follows an image down to the last of its backing files, each read in the format that the one above recorded. Top first.
  * Throws when a file is missing, unreadable or being written, and when a header is not to be trusted.
  */
 export async function readChain(image: ImageReference, options: ImageOptions): Promise<ImageChain> {
+  if (image.nbdExport !== undefined) return readExport(image, options.signal);
   const layers: ImageLayer[] = [];
   const seen = new Set<string>();
   let role = 'the image';

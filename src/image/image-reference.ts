@@ -1,4 +1,4 @@
-/** An image file or block device, and the format to read it in, which never comes from its content. */
+/** An image file, block device or NBD export, and the format to read it in, which never comes from its content. */
 export interface ImageReference {
   /** Absolute. */
   readonly path: string;
@@ -6,4 +6,6 @@ export interface ImageReference {
   readonly format: string;
   /** True: a paused VM has it open for writing, and QEMU's locks, which say so, are to be passed over. */
   readonly inUse?: boolean | undefined;
+  /** Name of an NBD export: `path` is the socket of its server then, and the format raw. */
+  readonly nbdExport?: string | undefined;
 }

@@ -15,10 +15,10 @@ export function roundToSector(bytes: number): number {
 
 /**
  * The file that a data extent of this layer with an offset lies in; undefined if offsets cannot be trusted to be in one known
- * file (a VMDK has many, and others were not looked into).
+ * file (an NBD export has none, a VMDK many, and others were not looked into).
  */
 function directFile(layer: ImageLayer): ImageFile | undefined {
-  if (layer.format !== 'raw' && layer.format !== 'qcow2') return undefined;
+  if (layer.nbdExport !== undefined || (layer.format !== 'raw' && layer.format !== 'qcow2')) return undefined;
   return layer.dataFile ?? layer;
 }
 

@@ -3,6 +3,7 @@ import { type ChunkmountError, failed, messageOf } from '../errors.js';
 import { CommandError, run, runLines } from '../host/exec.js';
 import { type BlockNode, chainNode, imageNode } from './block-node.js';
 import type { ImageChain, ImageFile } from './image-layer.js';
+import type { ImageReference } from './image-reference.js';
 import { type MapLine, parseMapLine } from './map-line.js';
 
 /** Reading all metadata of a fragmented image of many terabytes from a slow disk takes minutes. */
@@ -63,7 +64,7 @@ function explain(image: { path: string; format: string }, filename: string, erro
 
 /** Reads an image's header. Opens this one file (and what a VMDK descriptor names), no backing file. */
 export async function imageInfo(
-  image: ImageFile & { readonly format: string },
+  image: ImageFile & Pick<ImageReference, 'format' | 'nbdExport'>,
   signal?: AbortSignal | undefined,
 ): Promise<ImageInfo> {
   const filename = pseudoFilename(imageNode(image));
