@@ -5,6 +5,7 @@ import { fsyncDirectory, makeDirectory } from '../host/durable.js';
 import { Journal, type JournalEntry, readPending } from '../session/journal.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
+import { adviseKeeping, type KeepAdvice } from '../snapshot/lvm-keep.js';
 import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import { readTracking } from '../tracking/record.js';
 import type { TrackerKind } from '../tracking/tracker.js';
@@ -16,7 +17,12 @@ import type { TrackerKind } from '../tracking/tracker.js';
  */
 
 /** Journal kinds of the snapshots that can be kept, and the tracker that goes on from them. */
-const NEEDED_BY: Readonly<Record<string, TrackerKind>> = {};
+const NEEDED_BY: Readonly<Record<string, TrackerKind>> = { [LVM_KIND]: 'thin' };
+
+/** What speaks against leaving a snapshot, by journal kind. */
+const ADVICE: Readonly<Record<string, (entry: JournalEntry) => Promise<KeepAdvice | undefined>>> = {
+  [LVM_KIND]: adviseKeeping,
+};
 
 /** Part of the data of every such entry. */
 const Made = v.object({
@@ -75,6 +81,9 @@ export function keepingHandlers(handlers: UndoHandlers, holder: Holder): UndoHan
     (undo: UndoHandler): UndoHandler =>
     async (entry, context) => {
       if (!entry.done || !isNeeded(entry, holder)) return undo(entry, context);
+      const advice = await ADVICE[entry.kind]?.(entry);
+      if (advice !== undefined) context.reporter.warn(advice.message);
+      if (advice?.refused === true) return undo(entry, context);
       keep(entry, holder);
       context.reporter.debug(`the snapshot of disk ${entry.data.target} (${entry.kind}) is kept`);
     };

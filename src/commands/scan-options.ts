@@ -33,8 +33,9 @@ const UNIT_MS: Readonly<Record<string, number>> = { h: HOUR_MS, d: 24 * HOUR_MS,
 
 export const SCAN_HELP = `
 What did not change since the last session need not be read again, where that can be known: --track=still for an image
-whose file was not written since. A random sample of such chunks is read nevertheless, before any of them is shown
-(--audit; at least 16 chunks); if one did change, the whole disk is read, and list says so.`;
+whose file was not written since; thin for a thin LVM volume, if the last session left its snapshot (--keep-snapshot). A
+random sample of such chunks is read nevertheless, before any of them is shown (--audit; at least 16 chunks); if one did
+change, the whole disk is read, and list says so.`;
 
 export function addTrackingOptions(command: Command): Command {
   return command
@@ -44,7 +45,8 @@ export function addTrackingOptions(command: Command): Command {
     .option(
       '--full-scan-every <time>',
       `read everything if that was last done so long ago: 12h, 30d, 8w (${DEFAULT_FULL_SCAN_EVERY})`,
-    );
+    )
+    .option('--keep-snapshot', 'leave the snapshot until the next session, which compares it with its own');
 }
 
 /** The options of what serves a tree in the background: of mount and run. */

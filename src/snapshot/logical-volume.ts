@@ -23,10 +23,17 @@ export interface LogicalVolume {
   readonly segment: string;
   /** Bytes. */
   readonly size: number;
+  readonly readOnly: boolean;
   /** The thin pool that a thin volume is in. */
   readonly pool: string | undefined;
+  readonly poolUuid: string | undefined;
+  /** What the pool calls a thin volume: the number of its mappings. They are another volume's after `lvconvert --merge`. */
+  readonly thinId: number | undefined;
+  /** How often volumes of a thin pool were made or removed; of a thin volume: when it was made, counted so. */
+  readonly transaction: number | undefined;
   /** The volume that a snapshot was made of. */
   readonly origin: string | undefined;
+  readonly originUuid: string | undefined;
   /** How full a thick snapshot or a pool is; undefined if it is neither or not active. */
   readonly usedPercent: number | undefined;
   readonly metadataPercent: number | undefined;
@@ -41,8 +48,13 @@ const COLUMNS = [
   'lv_dm_path',
   'segtype',
   'lv_size',
+  'lv_permissions',
   'pool_lv',
+  'pool_lv_uuid',
+  'thin_id',
+  'transaction_id',
   'origin',
+  'origin_uuid',
   'data_percent',
   'snap_percent',
   'metadata_percent',
@@ -56,8 +68,12 @@ const groups = v.object({ report: v.array(v.object({ vg: v.array(groupRow) })) }
 
 const FORMAT = ['--reportformat', 'json', '--units', 'b', '--nosuffix'];
 
-function percent(text: string): number | undefined {
+function number(text: string): number | undefined {
   return text === '' ? undefined : Number(text);
+}
+
+function given(text: string): string | undefined {
+  return text === '' ? undefined : text;
 }
 
 function parse(text: v.InferOutput<typeof row>): LogicalVolume {
@@ -68,10 +84,15 @@ function parse(text: v.InferOutput<typeof row>): LogicalVolume {
     device: text.lv_dm_path,
     segment: text.segtype,
     size: Number(text.lv_size),
-    pool: text.pool_lv === '' ? undefined : text.pool_lv,
-    origin: text.origin === '' ? undefined : text.origin,
-    usedPercent: percent(text.snap_percent === '' ? text.data_percent : text.snap_percent),
-    metadataPercent: percent(text.metadata_percent),
+    readOnly: text.lv_permissions === 'read-only',
+    pool: given(text.pool_lv),
+    poolUuid: given(text.pool_lv_uuid),
+    thinId: number(text.thin_id),
+    transaction: number(text.transaction_id),
+    origin: given(text.origin),
+    originUuid: given(text.origin_uuid),
+    usedPercent: number(text.snap_percent === '' ? text.data_percent : text.snap_percent),
+    metadataPercent: number(text.metadata_percent),
     invalid: text.lv_snapshot_invalid === 'snapshot invalid',
   };
 }
@@ -82,19 +103,43 @@ async function select(condition: string, signal?: AbortSignal): Promise<LogicalV
   return v.parse(report, JSON.parse(stdout)).report.flatMap(({ lv }) => lv.map(parse));
 }
 
-/** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
-export async function volumeOfDevice(
-  device: string,
+/** A block device, as the kernel numbers it. */
+export interface DeviceNumber {
+  readonly major: number;
+  readonly minor: number;
+}
+
+/** gnu_dev_major and gnu_dev_minor of glibc's sysmacros.h. */
+export function deviceNumber(rdev: bigint): DeviceNumber {
+  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
+  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
+  return { major: Number(major), minor: Number(minor) };
+}
+
+/** The active volume of that number, hidden ones included; undefined if there is none. */
+export async function volumeByNumber(
+  { major, minor }: DeviceNumber,
   signal?: AbortSignal,
 ): Promise<LogicalVolume | undefined> {
-  const stat = fs.statSync(device, { throwIfNoEntry: false, bigint: true });
-  if (stat?.isBlockDevice() !== true) return undefined;
-  // gnu_dev_major and gnu_dev_minor of glibc's sysmacros.h.
-  const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n);
-  const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n);
-  const uuid = readIfExists(`/sys/dev/block/${major}:${minor}/dm/uuid`);
-  if (uuid?.startsWith('LVM-') !== true) return undefined;
   return (await select(`lv_kernel_major=${major} && lv_kernel_minor=${minor}`, signal))[0];
+}
+
+/** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
+export async function volumeOfDevice(path: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
+  const stat = fs.statSync(path, { throwIfNoEntry: false, bigint: true });
+  if (stat?.isBlockDevice() !== true) return undefined;
+  const device = deviceNumber(stat.rdev);
+  return mapperUuid(device)?.startsWith('LVM-') === true ? volumeByNumber(device, signal) : undefined;
+}
+
+/** What device-mapper has as UUID of a device; undefined if it is none of its own. */
+export function mapperUuid({ major, minor }: DeviceNumber): string | undefined {
+  return readIfExists(`/sys/dev/block/${major}:${minor}/dm/uuid`)?.trim();
+}
+
+/** The volume with that UUID, whatever its name is by now; undefined if there is none. */
+export async function volumeByUuid(uuid: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
+  return (await select(`lv_uuid=${JSON.stringify(uuid)}`, signal))[0];
 }
 
 /** The volume of that name, undefined if there is none. */

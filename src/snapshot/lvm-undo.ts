@@ -2,7 +2,8 @@ import * as v from 'valibot';
 import { failed } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
-import { type LogicalVolume, remove, volumeByName } from './logical-volume.js';
+import { type LogicalVolume, remove, volumeByName, volumeByUuid } from './logical-volume.js';
+import { metadataUndo } from './lvm-metadata.js';
 import { LVM_KIND } from './watched-kinds.js';
 
 /** A reader that has just ended may keep the device open for a moment, as udev does. */
@@ -28,12 +29,15 @@ export function readLvmRecord(entry: JournalEntry): LvmRecord {
   return v.parse(lvmRecord, entry.data);
 }
 
-/** The snapshot that a record speaks of, undefined if it is not there. Throws if the name is somebody else's now. */
+/**
+ * The snapshot that a record speaks of, undefined if it is not there. One that is known to have been made goes by its UUID alone: it may have
+ * been renamed since, and its origin, too, which LVM forgets when another snapshot is merged into it. Throws if the name of one of
+ * which no more is known is somebody else's.
+ */
 export async function findLvmSnapshot(record: LvmRecord): Promise<LogicalVolume | undefined> {
+  if (record.uuid !== undefined) return volumeByUuid(record.uuid);
   const volume = await volumeByName(record.group, record.name);
-  if (volume === undefined) return undefined;
-  const ours = volume.origin === record.origin.name && (record.uuid ?? volume.uuid) === volume.uuid;
-  if (ours) return volume;
+  if (volume === undefined || volume.originUuid === record.origin.uuid) return volume;
   throw failed(`${record.group}/${record.name} is not the snapshot that was made of ${record.origin.name}`, {
     hint: 'somebody made another volume of that name: rename it, then run cleanup again',
   });
@@ -48,7 +52,7 @@ const undoLvm: UndoHandler = async (entry, context) => {
     context.signal?.throwIfAborted();
     if (Date.now() > deadline) {
       throw failed(
-        `the LVM snapshot ${record.group}/${record.name} cannot be removed: somebody has it open`,
+        `the LVM snapshot ${volume.group}/${volume.name} cannot be removed: somebody has it open`,
         {
           hint: `who? fuser -v ${volume.device}; then run cleanup again`,
         },
@@ -58,4 +62,4 @@ const undoLvm: UndoHandler = async (entry, context) => {
   }
 };
 
-export const lvmUndo = { [LVM_KIND]: undoLvm };
+export const lvmUndo = { [LVM_KIND]: undoLvm, ...metadataUndo };

@@ -1,5 +1,6 @@
 import { stillTracker } from './still.js';
+import { thinTracker } from './thin.js';
 import type { Tracker } from './tracker.js';
 
 /** All there are, the best first: what reads least, and is the most certain. */
-export const TRACKERS: readonly Tracker[] = [stillTracker];
+export const TRACKERS: readonly Tracker[] = [stillTracker, thinTracker];

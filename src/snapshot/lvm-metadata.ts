@@ -1,0 +1,132 @@
+import * as fs from 'node:fs';
+import * as v from 'valibot';
+import { failed } from '../errors.js';
+import { CommandError, run } from '../host/exec.js';
+import { usersOf } from '../host/path-users.js';
+import type { Journal, JournalEntry } from '../session/journal.js';
+import type { UndoHandler } from '../session/undo.js';
+import { deviceNumber, volumeByNumber, volumeByUuid } from './logical-volume.js';
+import { type ActivePool, activePool, poolStatus, releaseMetadata, reserveMetadata } from './lvm-pool.js';
+
+/** Journal kind of the metadata snapshot of a thin pool. A pool has one at most, and it stays over a reboot. */
+export const POOL_METADATA_KIND = 'pool-metadata';
+
+/** Others of us hold it for as long as a comparison takes. */
+const LOCK_SECONDS = 120;
+const LOCK_CONFLICT_EXIT_CODE = 75;
+
+const Record = v.object({
+  pool: v.string(),
+  /** Block of the metadata that is ours, once it has been reserved. */
+  held: v.optional(v.number()),
+});
+
+export interface PoolName {
+  readonly group: string;
+  readonly name: string;
+  readonly uuid: string;
+}
+
+/**
+ * Does `work` while nobody else of us uses the metadata of the pool. The lock is flock(2) on the metadata's device, as for any program that
+ * wants a block device to itself, and goes when we die.
+ */
+async function whileLocked<T>(pool: ActivePool, work: (device: string) => Promise<T>): Promise<T> {
+  const { metadata } = pool;
+  const volume = await volumeByNumber(metadata);
+  if (volume === undefined) throw failed('LVM does not know the metadata of the thin pool');
+  const fd = fs.openSync(volume.device, 'r');
+  try {
+    const { major, minor } = deviceNumber(fs.fstatSync(fd, { bigint: true }).rdev);
+    if (major !== metadata.major || minor !== metadata.minor)
+      throw failed(`${volume.device} is not the metadata of the thin pool`);
+    const args = ['-x', '-w', String(LOCK_SECONDS), '-E', String(LOCK_CONFLICT_EXIT_CODE), '3'];
+    const { exitCode } = await run('flock', args, {
+      descriptors: [fd],
+      accept: [LOCK_CONFLICT_EXIT_CODE],
+      timeoutMs: 2 * LOCK_SECONDS * 1000,
+    });
+    if (exitCode !== 0) throw failed(`${volume.device} is in use by another session`);
+    return await work(volume.device);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Whether the reservation failed because the kernel refused it: then nothing is ours. */
+function wasRefused(error: unknown): boolean {
+  return error instanceof CommandError && error.exitCode !== undefined;
+}
+
+/**
+ * Holds a snapshot of a pool's metadata while `work` reads it from the device that it is given. It is recorded in the journal, and released
+ * whatever happens. Throws if the pool is not active or not well, or if somebody else holds such a snapshot.
+ */
+export async function whileHoldingMetadata<T>(
+  { group, name, uuid }: PoolName,
+  journal: Journal,
+  work: (device: string, pool: ActivePool) => Promise<T>,
+): Promise<T> {
+  const pool = await activePool(uuid);
+  if (pool === undefined) throw failed(`the thin pool ${group}/${name} is not active`);
+  return whileLocked(pool, async (device) => {
+    const { held, sound } = await poolStatus(pool);
+    if (!sound) throw failed(`the thin pool ${group}/${name} is full or damaged`);
+    if (held !== undefined)
+      throw failed(`somebody else holds the metadata of the thin pool ${group}/${name}`);
+    const entry = journal.intend(POOL_METADATA_KIND, { pool: uuid });
+    let reserved = entry;
+    try {
+      await reserveMetadata(pool);
+      reserved = journal.done(entry, { held: (await poolStatus(pool)).held });
+      return await work(device, pool);
+    } catch (error) {
+      if (reserved === entry && wasRefused(error)) journal.undone(entry);
+      throw error;
+    } finally {
+      if (journal.pending().some(({ seq }) => seq === entry.seq)) {
+        await releaseOurs(reserved, pool, device);
+        journal.undone(reserved);
+      }
+    }
+  });
+}
+
+/**
+ * Releases what an entry stands for, and nothing else. When it was made nobody held one. So if we do not know that ours was
+ * reserved, the one there is now is ours, but for a program that came in between: that one has the device open.
+ */
+async function releaseOurs(entry: JournalEntry, pool: ActivePool, device: string): Promise<void> {
+  const { held: ours } = v.parse(Record, entry.data);
+  const { held } = await poolStatus(pool);
+  if (held === undefined || (ours !== undefined && held !== ours)) return;
+  if (ours === undefined) {
+    const users = usersOf(fs.realpathSync(device)).filter(({ pid }) => pid !== process.pid);
+    if (users.length > 0) {
+      const who = users.map(({ pid, command }) => `${command} (${pid})`).join(', ');
+      throw failed(`the metadata of a thin pool (${device}) is held, and in use by ${who}`, {
+        hint: 'wait until it has ended, then run cleanup again',
+      });
+    }
+  }
+  await releaseMetadata(pool);
+}
+
+const undoMetadata: UndoHandler = async (entry, { reporter }) => {
+  const { pool: uuid } = v.parse(Record, entry.data);
+  const volume = await volumeByUuid(uuid);
+  if (volume === undefined) return;
+  const pool = await activePool(uuid);
+  if (pool === undefined) {
+    throw failed(
+      `the thin pool ${volume.group}/${volume.name} is not active: its metadata may still be held`,
+      {
+        hint: `activate it: lvchange --activate y ${volume.group}/${volume.name}; then run cleanup again`,
+      },
+    );
+  }
+  await whileLocked(pool, (device) => releaseOurs(entry, pool, device));
+  reporter.debug(`the metadata of the thin pool ${volume.group}/${volume.name} is not held by us`);
+};
+
+export const metadataUndo = { [POOL_METADATA_KIND]: undoMetadata };

@@ -1,0 +1,159 @@
+import * as fs from 'node:fs';
+import * as v from 'valibot';
+import { failed, messageOf } from '../errors.js';
+import { requireProgram } from '../host/exec.js';
+import {
+  deviceNumber,
+  type LogicalVolume,
+  mapperUuid,
+  volumeByUuid,
+  volumeOfDevice,
+} from '../snapshot/logical-volume.js';
+import { whileHoldingMetadata } from '../snapshot/lvm-metadata.js';
+import { isWithin } from '../snapshot/lvm-pool.js';
+import { readLvmRecord } from '../snapshot/lvm-undo.js';
+import { LVM_KIND } from '../snapshot/watched-kinds.js';
+import { thinDelta } from './thin-delta.js';
+import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+
+const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+const Thin = v.object({
+  uuid: v.string(),
+  /** What the pool calls it. */
+  thinId: Count,
+  /** When it was made, counted in changes of the pool. */
+  transaction: Count,
+});
+
+const FactsSchema = v.object({
+  pool: v.object({ uuid: v.string(), transaction: Count }),
+  origin: Thin,
+  snapshot: v.object({ ...Thin.entries, device: v.string() }),
+  /** Bytes. */
+  size: Count,
+});
+
+type ThinFacts = v.InferOutput<typeof FactsSchema>;
+
+/** Programs without which nothing can be compared. */
+const PROGRAMS = ['thin_delta', 'dmsetup'];
+
+function none(reason: string): Observation {
+  return { kind: 'none', reason };
+}
+
+/** Throws if it is no thin volume. */
+function thinOf({ uuid, thinId, transaction, group, name }: LogicalVolume): v.InferOutput<typeof Thin> {
+  if (thinId === undefined || transaction === undefined) throw failed(`${group}/${name} is no thin volume`);
+  return { uuid, thinId, transaction };
+}
+
+async function volume(uuid: string | undefined, what: string): Promise<LogicalVolume> {
+  const found = uuid === undefined ? undefined : await volumeByUuid(uuid);
+  if (found === undefined) throw failed(`${what} is gone`);
+  return found;
+}
+
+/** Why the blocks of its volume do not tell what changed on the disk; undefined if they do. */
+function obstacle({ snapshot, layers }: TrackedDisk): string | undefined {
+  if (snapshot?.kind !== LVM_KIND) return 'no LVM snapshot freezes it';
+  const [image, ...backing] = layers;
+  if (image?.format !== 'raw' || !image.device || backing.length > 0 || image.dataFile !== undefined)
+    return 'its image is not the volume itself, but lies in it';
+  if (!readLvmRecord(snapshot).thin) return 'it is on a thick volume';
+  for (const program of PROGRAMS) requireProgram(program);
+  return undefined;
+}
+
+async function observe(disk: TrackedDisk): Promise<Observation> {
+  try {
+    const reason = obstacle(disk);
+    if (reason !== undefined) return none(reason);
+    const record = readLvmRecord(disk.snapshot!);
+    const device = disk.layers[0]!.path;
+    const snapshot = await volumeOfDevice(device);
+    if (snapshot === undefined || snapshot.uuid !== record.uuid) return none(`${device} is not its snapshot`);
+    const origin = await volume(record.origin.uuid, 'its volume');
+    if (snapshot.originUuid !== origin.uuid) return none('its snapshot is one of another volume');
+    const pool = await volume(snapshot.poolUuid, 'its thin pool');
+    const facts: ThinFacts = {
+      pool: { uuid: pool.uuid, transaction: pool.transaction ?? 0 },
+      origin: thinOf(origin),
+      snapshot: { ...thinOf(snapshot), device },
+      size: snapshot.size,
+    };
+    return { kind: 'facts', facts, lasting: disk.keep };
+  } catch (error) {
+    return none(messageOf(error));
+  }
+}
+
+function whyUnknown(before: ThinFacts, now: ThinFacts): string | undefined {
+  if (before.pool.uuid !== now.pool.uuid) return 'the volume is in another thin pool';
+  if (before.pool.transaction >= now.pool.transaction) return 'the thin pool was set back';
+  if (before.origin.uuid !== now.origin.uuid) return 'it is another volume';
+  if (before.origin.thinId !== now.origin.thinId || before.origin.transaction !== now.origin.transaction)
+    return 'the volume was set back to a snapshot (lvconvert --merge)';
+  if (before.size !== now.size) return 'the volume was resized';
+  return undefined;
+}
+
+/** Why the snapshot that was kept is not what it was. */
+async function keptObstacle({ snapshot, pool, origin, size }: ThinFacts): Promise<string | undefined> {
+  const found = await volumeByUuid(snapshot.uuid);
+  if (found === undefined) return 'the snapshot of the last session is gone';
+  if (found.thinId !== snapshot.thinId || found.transaction !== snapshot.transaction)
+    return 'the snapshot of the last session was replaced';
+  if (found.poolUuid !== pool.uuid || found.originUuid !== origin.uuid || found.size !== size)
+    return 'the snapshot of the last session is one of another volume';
+  return found.readOnly ? undefined : 'the snapshot of the last session may have been written';
+}
+
+/** Asks the pool. Throws where anything is odd. */
+async function compare(
+  before: ThinFacts,
+  now: ThinFacts,
+  { journal, signal }: Comparing,
+): Promise<readonly ByteRange[]> {
+  if (journal === undefined) throw failed('only in a session may it hold the metadata of the thin pool');
+  const { group, name, uuid } = await volume(now.pool.uuid, 'the thin pool');
+  const number = deviceNumber(fs.statSync(now.snapshot.device, { bigint: true }).rdev);
+  const ranges = await whileHoldingMetadata({ group, name, uuid }, journal, async (device, pool) => {
+    if (!(await isWithin(number, pool, now.snapshot.thinId)))
+      throw failed('a part of the volume lies outside of its thin pool');
+    const ids = { left: before.snapshot.thinId, right: now.snapshot.thinId };
+    return thinDelta(device, { ...ids, blockSize: pool.blockSize }, signal);
+  });
+  return ranges.flatMap(({ start, end }) =>
+    start < now.size ? [{ start, end: Math.min(end, now.size) }] : [],
+  );
+}
+
+async function changesSince(before: Facts, now: Facts, comparing: Comparing): Promise<Changes> {
+  const parsed = v.safeParse(FactsSchema, before);
+  if (!parsed.success) return { kind: 'unknown', reason: 'what it knew of the last session is damaged' };
+  try {
+    const current = v.parse(FactsSchema, now);
+    const reason = whyUnknown(parsed.output, current) ?? (await keptObstacle(parsed.output));
+    if (reason !== undefined) return { kind: 'unknown', reason };
+    return { kind: 'known', ranges: await compare(parsed.output, current, comparing) };
+  } catch (error) {
+    comparing.signal?.throwIfAborted();
+    return { kind: 'unknown', reason: messageOf(error) };
+  }
+}
+
+/** The device is that snapshot's still: it was not removed under the daemon. */
+function stillHolds(facts: Facts): boolean {
+  try {
+    const { uuid, device } = v.parse(FactsSchema, facts).snapshot;
+    const number = deviceNumber(fs.statSync(device, { bigint: true }).rdev);
+    return mapperUuid(number)?.endsWith(uuid.replaceAll('-', '')) === true;
+  } catch {
+    return false;
+  }
+}
+
+/** A thin volume, of which the snapshot of the last session was kept: the pool knows in which of its blocks the two differ. */
+export const thinTracker: Tracker = { kind: 'thin', observe, changesSince, stillHolds };
