@@ -84,18 +84,15 @@ export function transportOption(): Option {
   return choiceOption('--transport <kind>', 'kernel takes root, native libfuse', choices).default('auto');
 }
 
+const SNAPSHOT_CHOICES = ['auto', 'overlay', 'lvm', 'reflink', 'none'] as const;
+
 /** The options that mount, run and dump share. */
 export function addBackupOptions(command: Command): Command {
   addConnectOption(addDirectoryOptions(command));
   return command
     .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
     .addOption(
-      choiceOption('--snapshot <kind>', 'how to freeze the disks', [
-        'auto',
-        'overlay',
-        'lvm',
-        'none',
-      ]).default('auto'),
+      choiceOption('--snapshot <kind>', 'how to freeze the disks', [...SNAPSHOT_CHOICES]).default('auto'),
     )
     .option('--no-snapshot', 'pause the VM until cleanup, and take no snapshot')
     .option('--snapsize <size>', 'room of an LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
@@ -143,7 +140,7 @@ function quiesce(value: string | boolean | undefined): BackupSettings['quiesce']
 }
 
 function snapshotKind(value: string | false): BackupSettings['snapshot'] {
-  return value === false ? 'none' : parseChoice(value, '--snapshot', ['auto', 'overlay', 'lvm', 'none']);
+  return value === false ? 'none' : parseChoice(value, '--snapshot', SNAPSHOT_CHOICES);
 }
 
 function shutdownSettings({ shutdown, shutdownTimeout }: BackupOptions): BackupSettings['shutdown'] {

@@ -44,6 +44,10 @@ const PACKAGES: Readonly<Record<string, string>> = {
   nice: 'coreutils',
   fusermount3: 'fuse3',
   'systemd-notify': 'systemd',
+  chattr: 'e2fsprogs',
+  cp: 'coreutils',
+  filefrag: 'e2fsprogs',
+  lsattr: 'e2fsprogs',
   lvs: 'lvm2',
   lvcreate: 'lvm2',
   lvremove: 'lvm2',
@@ -237,8 +241,10 @@ export async function* runLines(
   args: readonly string[],
   given: RunOptions = {},
 ): AsyncGenerator<string, void, undefined> {
+  const { stdin, ...others } = options(given);
+  const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
-  const child = execa(program, args, { ...options(given), buffer: { stdout: false, stderr: true } });
+  const child = execa(program, args, { ...others, stdio, buffer: { stdout: false, stderr: true } });
   endGroupOf(child, given);
   let rest = '';
   child.stdout?.setEncoding('utf8');

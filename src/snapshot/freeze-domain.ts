@@ -98,7 +98,7 @@ async function atOnePoint(
 ): Promise<Consistency> {
   const { domain, options } = request;
   const written = groups.filter(({ disks }) => disks.some((disk) => !disk.readonly));
-  const alone = written.length <= 1 && written[0]?.provider.kind !== 'lvm';
+  const alone = written.length <= 1 && !['lvm', 'reflink'].includes(written[0]?.provider.kind ?? '');
   if (
     !domain.active ||
     (alone && (written[0]?.provider.kind === 'overlay' || options.memoryFile === undefined))

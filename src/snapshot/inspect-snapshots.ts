@@ -1,9 +1,10 @@
 import { type ChunkmountError, failed } from '../errors.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
+import { cloneDamage, readCloneRecord } from './clone-record.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
 import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
 import { isStillPaused, PAUSE_KIND } from './pause.js';
-import { LVM_KIND } from './watched-kinds.js';
+import { LVM_KIND, REFLINK_KIND } from './watched-kinds.js';
 
 /** Overwritten, resumed or run full: what was read since is worth nothing. */
 function lost(what: string, hint: string): ChunkmountError {
@@ -23,6 +24,14 @@ async function inspectLvm(entry: JournalEntry): Promise<ChunkmountError[]> {
   const hint =
     'back it up again with a larger snapshot: --snapsize=20G, --snapsize=100% or --snap-autoextend';
   return [lost(`the LVM snapshot ${name} of disk ${record.target} ran full`, hint)];
+}
+
+function inspectClone(entry: JournalEntry): ChunkmountError[] {
+  const record = readCloneRecord(entry);
+  const damage = cloneDamage(record);
+  return damage === undefined
+    ? []
+    : [lost(`the clone ${record.clone} of disk ${record.target} ${damage}`, 'back it up again')];
 }
 
 function inspectHold(entry: JournalEntry): ChunkmountError[] {
@@ -48,6 +57,7 @@ const INSPECTORS: Readonly<
   Record<string, (entry: JournalEntry) => Promise<ChunkmountError[]> | ChunkmountError[]>
 > = {
   [LVM_KIND]: inspectLvm,
+  [REFLINK_KIND]: inspectClone,
   [HOLD_KIND]: inspectHold,
   [PAUSE_KIND]: inspectPause,
 };

@@ -34,7 +34,8 @@ interface Preparation {
 
 type RefusalRequest = Parameters<SnapshotProvider['refusal']>[0];
 
-async function jobRefusal({ virsh, domain }: RefusalRequest, disk: Disk): Promise<string | undefined> {
+/** Why a job that is under way stands against freezing the disk of a running VM. */
+export async function jobRefusal({ virsh, domain }: RefusalRequest, disk: Disk): Promise<string | undefined> {
   // Asked first: while a backup job runs, other questions block for half a minute.
   if (await virsh.hasDomainJob(domain.uuid))
     return `a job (backup, migration, save or dump) works on ${domain.name}`;

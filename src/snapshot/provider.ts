@@ -6,7 +6,7 @@ import type { Journal } from '../session/journal.js';
 import type { UndoHandlers } from '../session/undo.js';
 import type { SnapshotSize } from './snapshot-size.js';
 
-export type SnapshotKind = 'overlay' | 'lvm' | 'none';
+export type SnapshotKind = 'overlay' | 'lvm' | 'reflink' | 'none';
 
 /** What the frozen state is worth: see the manifest's `consistency`. */
 export type Consistency = 'crash' | 'filesystem' | 'memory' | 'offline';

@@ -11,9 +11,16 @@ import { noneProvider } from './none.js';
 import { overlayProvider } from './overlay.js';
 import { pausedProvider } from './paused.js';
 import type { SnapshotKind, SnapshotProvider } from './provider.js';
+import { reflinkProvider } from './reflink.js';
 import { shutdownUndo } from './shutdown.js';
 
-const PROVIDERS: readonly SnapshotProvider[] = [overlayProvider, lvmProvider, pausedProvider, noneProvider];
+const PROVIDERS: readonly SnapshotProvider[] = [
+  overlayProvider,
+  lvmProvider,
+  reflinkProvider,
+  pausedProvider,
+  noneProvider,
+];
 
 /** The undo handlers of all snapshot kinds. */
 export const snapshotUndo: UndoHandlers = Object.assign(
@@ -141,6 +148,7 @@ function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string
   const ways: Record<SnapshotKind, string> = {
     overlay: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
     lvm: 'try another kind (--snapshot=overlay)',
+    reflink: 'try another kind (--snapshot=overlay)',
     none: 'shut it down first, pause it (--no-snapshot), or take a snapshot (--snapshot=auto)',
   };
   return failed(

@@ -3,26 +3,35 @@ import * as path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
+import { readCloneRecord } from './clone-record.js';
 import { readOverlayRecord } from './overlay-record.js';
 import { Once, type WatchRequest } from './watch-request.js';
-import { LVM_KIND, OVERLAY_KIND } from './watched-kinds.js';
+import { LVM_KIND, OVERLAY_KIND, REFLINK_KIND } from './watched-kinds.js';
 
-/** An overlay's file system with less than this will soon stop the guest. */
+/** A file system with less than this, where an overlay grows or a clone keeps what is overwritten, will soon stop the guest. */
 const LOW_SPACE_BYTES = 256 * 2 ** 20;
 
 const INTERVAL_MS = 5_000;
 
-async function watchOverlay(entry: JournalEntry, { reporter }: WatchRequest, once: Once): Promise<void> {
-  const directory = path.dirname(readOverlayRecord(entry).overlay);
-  const { bavail, bsize } = await fs.promises.statfs(directory);
-  const mib = Math.floor((bavail * bsize) / 2 ** 20);
-  if (bavail * bsize >= LOW_SPACE_BYTES) return;
-  once.do(`${directory} ${Math.floor(mib / 64)}`, () =>
-    reporter.warn(
-      `${directory} has ${mib} MiB left for overlays: when it is full, the VM stands still until cleanup`,
-    ),
-  );
+interface Grown {
+  readonly file: string;
+  readonly what: string;
 }
+
+const watchSpace =
+  (grown: (entry: JournalEntry) => Grown): Watcher =>
+  async (entry, { reporter }, once) => {
+    const { file, what } = grown(entry);
+    const directory = path.dirname(file);
+    const { bavail, bsize } = await fs.promises.statfs(directory);
+    const mib = Math.floor((bavail * bsize) / 2 ** 20);
+    if (bavail * bsize >= LOW_SPACE_BYTES) return;
+    once.do(`${directory} ${Math.floor(mib / 64)}`, () =>
+      reporter.warn(
+        `${directory} has ${mib} MiB left for ${what}: when it is full, the VM stands still until cleanup`,
+      ),
+    );
+  };
 
 type Watcher = (entry: JournalEntry, request: WatchRequest, once: Once) => Promise<void>;
 
@@ -31,7 +40,11 @@ const watchLvm: Watcher = async (...args) => (await import('./watch-lvm.js')).wa
 
 const WATCHERS: Readonly<Record<string, Watcher>> = {
   [LVM_KIND]: watchLvm,
-  [OVERLAY_KIND]: watchOverlay,
+  [OVERLAY_KIND]: watchSpace((entry) => ({ file: readOverlayRecord(entry).overlay, what: 'overlays' })),
+  [REFLINK_KIND]: watchSpace((entry) => ({
+    file: readCloneRecord(entry).clone,
+    what: 'what the VM overwrites',
+  })),
 };
 
 /** Looks after the snapshots of a session, every few seconds, until `signal` is aborted. Never throws. */
