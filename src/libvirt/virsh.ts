@@ -42,6 +42,14 @@ export interface BlockJob {
   readonly bandwidth: number;
 }
 
+/** virDomainJobOperation: VIR_DOMAIN_JOB_OPERATION_BACKUP. */
+const BACKUP_OPERATION = 9;
+
+export interface DomainJob {
+  /** Of libvirt's own, begun with `backup-begin`. */
+  readonly isBackup: boolean;
+}
+
 export interface SnapshotFlags {
   /** The XML asks for the guest's memory, too: the guest goes on while most of it is written. */
   readonly memory?: boolean;
@@ -97,7 +105,9 @@ function hostOf(options: VirshOptions): string {
 }
 
 /** virsh reads XML from files only, and cannot open the socket that Node gives a child as its stdin. */
-const INPUT_FILE = '/proc/self/fd/3';
+export const INPUT_FILE = '/proc/self/fd/3';
+/** The second of two. */
+export const SECOND_INPUT_FILE = '/proc/self/fd/4';
 
 /** Opens a file that holds `text` and has no name any more, so that nothing is left of it whatever happens. */
 function anonymousFile(text: string): number {
@@ -125,17 +135,16 @@ export class Virsh {
     return new Virsh({ ...this.options, signal });
   }
 
-  /** Runs `virsh COMMAND ARGS` and returns what it printed. A descriptor of ours is `INPUT_FILE` to it. */
+  /** Runs `virsh COMMAND ARGS` and returns what it printed. Descriptors of ours are `INPUT_FILE` and the next to it. */
   async call(
     command: string,
     args: readonly string[],
     timeoutMs = QUERY_TIMEOUT_MS,
-    input?: number,
+    descriptors: readonly number[] = [],
   ): Promise<string> {
     const { connect, signal } = this.options;
     const target = connect === undefined ? [] : ['--connect', connect];
     const all = ['--quiet', ...target, command, ...args];
-    const descriptors = input === undefined ? [] : [input];
     return (await run('virsh', all, { timeoutMs, signal, descriptors, called: `virsh ${command}` })).stdout;
   }
 
@@ -194,7 +203,7 @@ export class Virsh {
   }
 
   async define(xml: string): Promise<void> {
-    await this.#callWith(xml, 'define', ['--file', INPUT_FILE, '--validate'], CHANGE_TIMEOUT_MS);
+    await this.callWith([xml], 'define', ['--file', INPUT_FILE, '--validate']);
   }
 
   /** One atomic snapshot without metadata, exactly as `xml` says. */
@@ -202,7 +211,7 @@ export class Virsh {
     const what = flags.memory === true ? '--live' : '--disk-only';
     const args = ['--domain', uuid, '--xmlfile', INPUT_FILE, what, '--atomic', '--no-metadata', '--validate'];
     const quiesce = flags.quiesce === true ? ['--quiesce'] : [];
-    await this.#callWith(xml, 'snapshot-create', [...args, ...quiesce], flags.timeoutMs ?? CHANGE_TIMEOUT_MS);
+    await this.callWith([xml], 'snapshot-create', [...args, ...quiesce], flags.timeoutMs);
   }
 
   /**
@@ -246,8 +255,20 @@ export class Virsh {
 
   /** Whether a job works on the domain as a whole: migration, save, dump, backup. */
   async hasDomainJob(uuid: string): Promise<boolean> {
+    return (await this.domainJob(uuid)) !== undefined;
+  }
+
+  /** The job that works on a running domain as a whole, undefined if there is none. */
+  async domainJob(uuid: string): Promise<DomainJob | undefined> {
     const fields = parseFields(await this.call('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
-    return numberIn(fields, 'Job type') !== 0;
+    if (numberIn(fields, 'Job type') === 0) return undefined;
+    return { isBackup: Number(fields.get('operation')) === BACKUP_OPERATION };
+  }
+
+  /** Size of a running domain's disk, as the guest sees it, in bytes. */
+  async diskSize(uuid: string, target: string): Promise<number> {
+    const text = await this.call('domblkinfo', ['--domain', uuid, '--device', target]);
+    return numberIn(parseFields(text, ':'), 'Capacity');
   }
 
   /** Whether libvirt answers a question about a running domain's disk at once: not while it changes the domain. */
@@ -329,12 +350,19 @@ export class Virsh {
     await this.call('domfsthaw', ['--domain', uuid], CHANGE_TIMEOUT_MS);
   }
 
-  async #callWith(text: string, command: string, args: readonly string[], timeoutMs: number): Promise<void> {
-    const fd = anonymousFile(text);
+  /** Runs a command that reads one text as `INPUT_FILE`, a second one as `SECOND_INPUT_FILE`. */
+  async callWith(
+    texts: readonly string[],
+    command: string,
+    args: readonly string[],
+    timeoutMs = CHANGE_TIMEOUT_MS,
+  ): Promise<void> {
+    const open: number[] = [];
     try {
-      await this.call(command, args, timeoutMs, fd);
+      for (const text of texts) open.push(anonymousFile(text));
+      await this.call(command, args, timeoutMs, open);
     } finally {
-      fs.closeSync(fd);
+      for (const fd of open) fs.closeSync(fd);
     }
   }
 }
