@@ -60,6 +60,12 @@ export const HEX_BYTES = Array.from({ length: CHUNKS_PER_DIRECTORY }, (_, i) =>
   i.toString(16).padStart(2, '0'),
 );
 
+/** The same as numbers: two characters, the first in the low byte. */
+export const HEX_TAILS = Uint16Array.from(
+  HEX_BYTES,
+  (digits) => digits.charCodeAt(0) | (digits.charCodeAt(1) << 8),
+);
+
 function parseByte(parent: number, name: string): number {
   const byte = parseHex(name, 2);
   return byte < 0 ? -1 : parent * CHUNKS_PER_DIRECTORY + byte;

@@ -11,9 +11,9 @@ import {
   rankOf,
   SUMS_NUMBER,
 } from '../chunks/inodes.js';
-import { HEX_BYTES } from '../chunks/layout.js';
+import { HEX_BYTES, HEX_TAILS } from '../chunks/layout.js';
 import { HASH_XATTR, SUMS_SUFFIX } from '../chunks/paths.js';
-import { markServed, UNREADABLE, ZERO } from '../content-index/rows.js';
+import { DATA, markServed, READY, UNREADABLE, ZERO } from '../content-index/rows.js';
 import type { ChunkTree, TreeFile } from './chunk-tree.js';
 import { DiskView } from './disk-view.js';
 import { EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOTDIR, ENXIO } from './errno.js';
@@ -21,6 +21,8 @@ import {
   type Attributes,
   type EmitEntry,
   type FilesystemStatistics,
+  NO_ATTRIBUTES,
+  type PlusEntries,
   type ReadOnlyFilesystem,
   SEEK_DATA,
   SEEK_HOLE,
@@ -48,6 +50,7 @@ const FIRST_ENTRY = 2;
 export class ChunkFilesystem implements ReadOnlyFilesystem {
   readonly views: readonly DiskView[];
   readonly #byHigh = new Map<number, { readonly view: DiskView; readonly kind: number }>();
+  readonly #attributes: Attributes = { ...NO_ATTRIBUTES };
   readonly #top: readonly { readonly name: string; readonly inode: number; readonly directory: boolean }[];
 
   constructor(
@@ -140,6 +143,16 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     if (node.kind === 'root') this.#listTop(first, emit);
     else if (node.rank === 0) this.#listChunks(node.view, node.number, first, emit);
     else this.#listDirectories(node.view, node.rank, node.number, first, emit);
+    return 0;
+  }
+
+  /** Of chunk directories only: most of what others list is these, and what is alike in them need not be found out for each. */
+  readdirplus(inode: number, from: number, entries: PlusEntries): number | undefined {
+    const node = this.#node(inode);
+    if (node?.kind !== 'directory' || node.rank > 0) return undefined;
+    if (from < 1 && !entries.entry('.', inode, 'directory', 1, undefined)) return 0;
+    if (from < 2 && !entries.entry('..', this.lookup(inode, '..'), 'directory', 2, undefined)) return 0;
+    this.#listChunksPlus(node.view, node.number, Math.max(0, from - FIRST_ENTRY), entries);
     return 0;
   }
 
@@ -305,6 +318,34 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
     for (let i = first; i < count; i++) {
       if (view.skipsZeros && view.isSkipped(firstChunk + i)) continue;
       if (!emit(prefix + HEX_BYTES[i]!, base + i, 'file', i + FIRST_ENTRY + 1)) return;
+    }
+  }
+
+  /** Written for a thread that has just begun: little is compiled by then, so each step and each call for a chunk counts. */
+  #listChunksPlus(view: DiskView, directory: number, first: number, entries: PlusEntries): void {
+    const { resolver, skipsZeros } = view;
+    const { states, mtimes } = view.disk.rows;
+    const firstChunk = view.firstChunkOf(directory);
+    const base = this.#inode(view, INODE_CHUNK, firstChunk);
+    const count = view.chunksIn(directory);
+    const prefix = view.layout.chunkPrefix(directory);
+    const size = view.lengthOf(firstChunk);
+    const alike = view.lengthOf(firstChunk + count - 1) === size ? count : count - 1;
+    const blocks = view.blocksOf(firstChunk, DATA);
+    let known = false;
+    for (let i = first; i < count; i++) {
+      const chunk = firstChunk + i;
+      const next = i + FIRST_ENTRY + 1;
+      let state = Atomics.load(states, chunk);
+      if (state < READY) state = resolver.resolve(chunk);
+      if (state === ZERO && skipsZeros) continue;
+      if (known && i < alike && state !== UNREADABLE) {
+        if (!entries.another(HEX_TAILS[i]!, chunk, next, mtimes[chunk]!, state === ZERO ? 0 : blocks)) return;
+      } else {
+        const attributes = this.getattr(base + i, this.#attributes) < 0 ? undefined : this.#attributes;
+        if (!entries.entry(prefix + HEX_BYTES[i]!, base + i, 'file', next, attributes)) return;
+        known = attributes !== undefined && i < alike;
+      }
     }
   }
 }

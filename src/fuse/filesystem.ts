@@ -19,6 +19,21 @@ export interface Attributes {
   blockSize: number;
 }
 
+/** To be filled in. */
+export const NO_ATTRIBUTES: Attributes = {
+  inode: 0,
+  kind: 'file',
+  size: 0,
+  blocks: 0,
+  mtime: 0,
+  mtimeNs: 0,
+  mode: 0,
+  nlink: 1,
+  uid: 0,
+  gid: 0,
+  blockSize: 4096,
+};
+
 export interface FilesystemStatistics {
   /** Bytes a block. */
   readonly blockSize: number;
@@ -28,6 +43,23 @@ export interface FilesystemStatistics {
 
 /** Takes one directory entry; names are ASCII; `next` is the cookie to go on from after it. False: there is no room for it. */
 export type EmitEntry = (name: string, inode: number, kind: FileKind, next: number) => boolean;
+
+/** Takes directory entries with their attributes. Both methods: false when there is no room for the entry. */
+export interface PlusEntries {
+  /** As EmitEntry. Without attributes only the name is told. */
+  entry(
+    name: string,
+    inode: number,
+    kind: FileKind,
+    next: number,
+    attributes: Attributes | undefined,
+  ): boolean;
+  /**
+   * An entry like the last one, but for the lower half of its inode number, the last two characters of its name (`tail`, the first of
+   * them in the low byte), and what else is given.
+   */
+  another(tail: number, inodeLow: number, next: number, mtime: number, blocks: number): boolean;
+}
 
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
@@ -45,6 +77,8 @@ export interface ReadOnlyFilesystem {
   getattr(inode: number, into: Attributes): number;
   /** Emits entries (`.` and `..` among them) from cookie `from` (0: the first) until one is refused; 0 if that went well. */
   readdir(inode: number, from: number, emit: EmitEntry): number;
+  /** As `readdir`, with what `getattr` says of each entry. Undefined: nothing was emitted, and these two are to be asked. */
+  readdirplus?(inode: number, from: number, entries: PlusEntries): number | undefined;
   /** Reads up to `length` bytes into `into` at `at`. Fewer only at the end of the file. Answers the number of bytes. */
   read(inode: number, position: number, length: number, into: Uint8Array, at: number): number;
   /** Notes that a file was read. Whether it is the first time, in any thread, of one that is to be counted. */

@@ -1,5 +1,5 @@
 import { EINVAL, EIO, ENOSYS, ENOTTY, ERANGE, EROFS } from './errno.js';
-import type { Attributes, ReadOnlyFilesystem } from './filesystem.js';
+import { type Attributes, NO_ATTRIBUTES, type ReadOnlyFilesystem } from './filesystem.js';
 import { answerInit, MAX_READ } from './wire/init.js';
 import { OPEN_DIRECT_IO, OPEN_KEEP_CACHE, OPEN_NOFLUSH, Opcode, OUT_HEADER_LENGTH } from './wire/protocol.js';
 import { ATTR_OUT_LENGTH, direntLength, ENTRY_LENGTH, type Reply } from './wire/reply.js';
@@ -37,19 +37,7 @@ export function countRead(
 /** Length of the reply in the reply buffer; 0: this request gets none. */
 type Handler = (served: ServedFilesystem, request: Request, reply: Reply) => number;
 
-const attributes: Attributes = {
-  inode: 0,
-  kind: 'file',
-  size: 0,
-  blocks: 0,
-  mtime: 0,
-  mtimeNs: 0,
-  mode: 0,
-  nlink: 1,
-  uid: 0,
-  gid: 0,
-  blockSize: 4096,
-};
+const attributes: Attributes = { ...NO_ATTRIBUTES };
 
 const lookup: Handler = ({ filesystem, counters }, request, reply) => {
   counters[1]!++;
@@ -106,20 +94,18 @@ const readdir: Handler = ({ filesystem }, request, reply) => {
 
 const readdirplus: Handler = ({ filesystem, counters }, request, reply) => {
   const end = OUT_HEADER_LENGTH + Math.min(request.uint32(56), MAX_READ);
-  let at = OUT_HEADER_LENGTH;
-  const error = filesystem.readdir(request.inode, request.uint64(48), (name, inode, kind, next) => {
-    if (at + ENTRY_LENGTH + direntLength(name.length) > end) return false;
-    // "." and ".." must not be entered; a file that cannot be looked at is listed, and its error comes with LOOKUP.
-    if (name === '.' || name === '..' || filesystem.getattr(inode, attributes) < 0) {
-      reply.emptyEntry(at);
-    } else {
-      counters[1]!++;
-      reply.entry(at, attributes);
-    }
-    at += ENTRY_LENGTH + reply.dirent(at + ENTRY_LENGTH, name, inode, kind, next);
-    return true;
-  });
-  return error < 0 ? reply.error(request, error) : reply.header(request, at - OUT_HEADER_LENGTH);
+  const from = request.uint64(48);
+  const listing = reply.listing;
+  listing.begin(OUT_HEADER_LENGTH, end);
+  const error =
+    filesystem.readdirplus?.(request.inode, from, listing) ??
+    filesystem.readdir(request.inode, from, (name, inode, kind, next) => {
+      // "." and ".." must not be entered; a file that cannot be looked at is listed, and its error comes with LOOKUP.
+      const known = name !== '.' && name !== '..' && filesystem.getattr(inode, attributes) === 0;
+      return listing.entry(name, inode, kind, next, known ? attributes : undefined);
+    });
+  counters[1]! += listing.stats;
+  return error < 0 ? reply.error(request, error) : reply.header(request, listing.at - OUT_HEADER_LENGTH);
 };
 
 const statfs: Handler = ({ filesystem }, request, reply) => reply.statfs(request, filesystem.statistics());

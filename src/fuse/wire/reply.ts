@@ -1,4 +1,4 @@
-import type { Attributes, FileKind, FilesystemStatistics } from '../filesystem.js';
+import type { Attributes, FileKind, FilesystemStatistics, PlusEntries } from '../filesystem.js';
 import { FILE_TYPES, OUT_HEADER_LENGTH } from './protocol.js';
 import type { Request } from './request.js';
 
@@ -23,12 +23,15 @@ export class Reply {
   readonly view: DataView;
   /** The same memory as words: directory listings are written before the compiler has seen much of this code. */
   readonly #words: Uint32Array;
+  /** The reply of READDIRPLUS. */
+  readonly listing: Listing;
 
   /** `bytes` must begin at a multiple of 4. */
   constructor(bytes: Buffer) {
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
+    this.listing = new Listing(this, this.#words);
   }
 
   /** A header for `payload` bytes after it. `unique` goes back as the 8 bytes it came as: it may exceed 2^53. */
@@ -137,6 +140,78 @@ export class Reply {
     this.uint32(16 + 44, 255);
     this.uint32(16 + 48, statistics.blockSize);
     return this.header(request, STATFS_LENGTH);
+  }
+}
+
+/** struct fuse_direntplus, one after the other: fuse_entry_out and fuse_dirent. */
+class Listing implements PlusEntries {
+  /** Where the next one goes, in bytes. */
+  at = 0;
+  /** How many of them have attributes. */
+  stats = 0;
+  #end = 0;
+  /** Of the last one, in bytes. */
+  #length = 0;
+  #nameLength = 0;
+
+  constructor(
+    private readonly reply: Reply,
+    private readonly words: Uint32Array,
+  ) {}
+
+  begin(at: number, end: number): void {
+    this.at = at;
+    this.#end = end;
+    this.stats = 0;
+  }
+
+  entry(
+    name: string,
+    inode: number,
+    kind: FileKind,
+    next: number,
+    attributes: Attributes | undefined,
+  ): boolean {
+    const { at, reply } = this;
+    const length = ENTRY_LENGTH + direntLength(name.length);
+    if (at + length > this.#end) return false;
+    if (attributes === undefined) {
+      reply.emptyEntry(at);
+    } else {
+      reply.entry(at, attributes);
+      this.stats++;
+    }
+    reply.dirent(at + ENTRY_LENGTH, name, inode, kind, next);
+    this.#length = length;
+    this.#nameLength = name.length;
+    this.at = at + length;
+    return true;
+  }
+
+  another(tail: number, inodeLow: number, next: number, mtime: number, blocks: number): boolean {
+    const { at, words } = this;
+    const length = this.#length;
+    if (at + length > this.#end) return false;
+    const i = at >>> 2;
+    const last = (at - length) >>> 2;
+    words.copyWithin(i, last, i);
+    // The node, and in its attributes: inode, blocks, three times.
+    words[i] = inodeLow;
+    words[i + 10] = inodeLow;
+    words[i + 14] = blocks;
+    words[i + 16] = mtime;
+    words[i + 18] = mtime;
+    words[i + 20] = mtime;
+    // Of the name: inode and cookie.
+    words[i + 32] = inodeLow;
+    words[i + 34] = next;
+    const end = at + ENTRY_LENGTH + DIRENT_LENGTH + this.#nameLength;
+    const { bytes } = this.reply;
+    bytes[end - 2] = tail;
+    bytes[end - 1] = tail >>> 8;
+    this.stats++;
+    this.at = at + length;
+    return true;
   }
 }
 

@@ -21,16 +21,19 @@ interface Entry {
   readonly off: bigint;
   readonly type: number;
   readonly nodeid: bigint | undefined;
+  /** What READDIRPLUS gives with it. */
+  readonly entry: Buffer;
 }
 
 function entriesOf(payload: Buffer, plus: boolean): Entry[] {
   const entries: Entry[] = [];
   for (let at = 0; at < payload.length; ) {
+    const entry = payload.subarray(at, at + 128);
     const nodeid = plus ? (decode(payload, ENTRY_OUT, at).nodeid as bigint) : undefined;
     if (plus) at += 128;
     const { ino, off, namelen, type } = decode(payload, DIRENT, at);
     const name = payload.toString('utf8', at + 24, at + 24 + Number(namelen));
-    entries.push({ name, ino: ino as bigint, off: off as bigint, type: Number(type), nodeid });
+    entries.push({ name, ino: ino as bigint, off: off as bigint, type: Number(type), nodeid, entry });
     at += Math.ceil((24 + Number(namelen)) / 8) * 8;
   }
   return entries;
@@ -80,6 +83,15 @@ describe('READDIR and READDIRPLUS', () => {
     const [dot, dotdot, ...rest] = list(1n, Opcode.READDIRPLUS, 4096);
     expect([dot!.nodeid, dotdot!.nodeid]).toEqual([0n, 0n]);
     expect(rest.every(({ nodeid, ino }) => nodeid === ino)).toBe(true);
+  });
+
+  it.each([320, 4096, 262144])('give with each name what LOOKUP gives, in pieces of %i bytes', (size) => {
+    for (const directory of ['', 'vda', 'vda/000000', 'vdb', 'vdb/000000', 'vdb/000001']) {
+      const [, , ...rest] = list(exchange.node(directory), Opcode.READDIRPLUS, size);
+      expect(rest).not.toEqual([]);
+      for (const { name, entry } of rest)
+        expect(entry).toEqual(exchange.lookup(exchange.node(directory), name).payload);
+    }
   });
 
   it('end at cookies beyond the end', () => {
