@@ -7,6 +7,7 @@ import { makeDirectory } from '../host/durable.js';
 import { chooseTransport } from './choose-transport.js';
 import { type DaemonConfig, indexFile } from './daemon-config.js';
 import { freezeSource } from './freeze-source.js';
+import { keptSnapshots } from './kept-snapshots.js';
 import { manifestTime } from './manifest-time.js';
 import { checkMountpoint, makeMountpoint, mountpointFor } from './mountpoint.js';
 import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
@@ -48,6 +49,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     indexDirectory: settings.state.index(source.name),
     session: id,
     tracking: settings.tracking,
+    kept: keptSnapshots({ name: source.name, state: settings.state }),
     politeness: settings.politeness,
     journal,
     reporter,

@@ -26,7 +26,12 @@ export interface DiskTracking {
   readonly begun: number;
   readonly changes: DiskChanges;
   /** What the trackers need in the next session. */
-  readonly observed: readonly { readonly tracker: TrackerKind; readonly facts: Facts }[];
+  readonly observed: readonly {
+    readonly tracker: TrackerKind;
+    readonly facts: Facts;
+    /** See Observation. */
+    readonly madeBy?: string | undefined;
+  }[];
   readonly distrusted: readonly Distrust[];
   /** Share of the unchanged chunks that is read nevertheless, 0 to 1. */
   readonly audit: number;

@@ -72,9 +72,13 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
   }
 }
 
-async function endLocked({ name, state, reporter, signal, commitTimeoutMs }: EndRequest): Promise<EndResult> {
+async function endLocked(request: EndRequest): Promise<EndResult> {
+  const { name, state, reporter, signal, commitTimeoutMs } = request;
   const directory = state.session(name);
-  if (!fs.existsSync(directory)) return { kind: 'nothing' };
+  if (!fs.existsSync(directory)) {
+    const released = request.dropKept !== true && (await releaseLeftOver(request));
+    return released ? { kind: 'ended', counters: undefined } : { kind: 'nothing' };
+  }
   const journal = new Journal(state.journal(name));
   let status: DaemonStatus | undefined;
   try {
@@ -93,6 +97,15 @@ async function endLocked({ name, state, reporter, signal, commitTimeoutMs }: End
     journal.close();
   }
   return { kind: 'ended', counters: status?.counters };
+}
+
+/** Undoes what the last session could not undo of what an earlier one had kept. Returns whether there was anything. */
+async function releaseLeftOver(request: EndRequest): Promise<boolean> {
+  const before = keptSnapshots(request).length;
+  if (before === 0) return false;
+  const problems = await releaseKept(request, HANDLERS, 'unneeded');
+  if (problems.length > 0) throw unfinished(request.name, problems);
+  return keptSnapshots(request).length < before;
 }
 
 /** Undoes what is kept between sessions. Returns whether there was anything. */
@@ -136,13 +149,14 @@ export async function undoSession(
   };
   const handlers = keepingHandlers({ ...HANDLERS, [SERVE]: stopServing }, session);
   const problems = await undoAll(session, handlers, BARRIERS);
-  if (problems.length === 0) problems.push(...(await releaseKept(session, HANDLERS, 'unneeded')));
   if (problems.length > 0) return problems;
   const damage = inspect();
   const directory = state.session(name);
   fs.rmSync(directory, { recursive: true, force: true });
   fsyncDirectory(path.dirname(directory));
-  return damage === undefined ? [] : [damage];
+  // What cannot be undone of these keeps nobody from the next backup.
+  const left = await releaseKept(session, HANDLERS, 'unneeded');
+  return damage === undefined ? left : [damage, ...left];
 }
 
 /** Where a cleanup keeps, for itself and for the next one, that a snapshot did not stay as it was. */

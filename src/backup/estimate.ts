@@ -14,6 +14,7 @@ import { selectDisks } from '../snapshot/select.js';
 import { indexFile } from './daemon-config.js';
 import { chunkRanges, type DiskChanges } from './disk-tracking.js';
 import { chosenImages } from './freeze-source.js';
+import { keptSnapshots } from './kept-snapshots.js';
 import type { BackupSettings } from './settings.js';
 import type { Source } from './source.js';
 import { trackDisk } from './track-disk.js';
@@ -82,8 +83,11 @@ async function estimateDisk(
   const cut = geometry(virtualSize, settings.chunkSize);
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
+  const kept = keptSnapshots({ name: source.name, state: settings.state }).filter(
+    ({ data }) => data.target === target,
+  );
   const { changes } = await trackDisk({
-    disk: { target, layers, sources, extents, since, keep: false },
+    disk: { target, layers, sources, extents, since, kept, keep: false },
     cut,
     indexDirectory,
     session: '',

@@ -17,7 +17,7 @@ import type { TrackerKind } from '../tracking/tracker.js';
  */
 
 /** Journal kinds of the snapshots that can be kept, and the tracker that goes on from them. */
-const NEEDED_BY: Readonly<Record<string, TrackerKind>> = { [LVM_KIND]: 'thin' };
+const NEEDED_BY: Readonly<Record<string, TrackerKind>> = { [OVERLAY_KIND]: 'overlay', [LVM_KIND]: 'thin' };
 
 /** What speaks against leaving a snapshot, by journal kind. */
 const ADVICE: Readonly<Record<string, (entry: JournalEntry) => Promise<KeepAdvice | undefined>>> = {
@@ -49,11 +49,12 @@ function isNeeded({ kind, data }: JournalEntry, { name, state }: Holder): boolea
   const tracker = Object.hasOwn(NEEDED_BY, kind) ? NEEDED_BY[kind] : undefined;
   const made = v.safeParse(Made, data);
   if (tracker === undefined || !made.success) return false;
+  // A snapshot that was tried with the guest frozen may have failed, and a second one of the same session was made.
+  if (kind === OVERLAY_KIND && data.made !== true) return false;
   const record = readTracking(state.index(name), made.output.target);
-  return (
-    typeof record === 'object' &&
-    record.session === made.output.session &&
-    record.bases.some((base) => base.tracker === tracker)
+  if (typeof record !== 'object') return false;
+  return record.bases.some(
+    (base) => base.tracker === tracker && (base.madeBy ?? record.session) === made.output.session,
   );
 }
 

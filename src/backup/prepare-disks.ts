@@ -8,7 +8,7 @@ import { saveExtentMap } from '../image/extent-map-file.js';
 import { type InspectedImage, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
-import type { Journal } from '../session/journal.js';
+import type { Journal, JournalEntry } from '../session/journal.js';
 import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
@@ -25,6 +25,8 @@ export interface PrepareDisksRequest {
   /** The session's id. */
   readonly session: string;
   readonly tracking: TrackingSettings;
+  /** What earlier sessions left of snapshots: see kept-snapshots.ts. */
+  readonly kept: readonly JournalEntry[];
   readonly politeness?: Politeness | undefined;
   readonly journal: Journal;
   readonly reporter: Reporter;
@@ -60,6 +62,7 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
   const snapshot = snapshotOf(journal, target);
+  const kept = request.kept.filter(({ data }) => data.target === target);
   const tracking = await trackDisk({
     disk: {
       target,
@@ -68,7 +71,8 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
       extents,
       since,
       snapshot,
-      keep: snapshot?.kind === OVERLAY_KIND ? settings.keepOverlay : settings.keepSnapshot,
+      kept,
+      keep: (snapshot ?? kept[0])?.kind === OVERLAY_KIND ? settings.keepOverlay : settings.keepSnapshot,
     },
     cut,
     indexDirectory,

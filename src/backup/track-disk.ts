@@ -60,7 +60,7 @@ export async function trackDisk(request: TrackRequest): Promise<DiskTracking> {
     changes,
     observed: all.flatMap(({ tracker: { kind }, observation }) =>
       observation.kind === 'facts' && observation.lasting
-        ? [{ tracker: kind, facts: observation.facts }]
+        ? [{ tracker: kind, facts: observation.facts, madeBy: observation.madeBy }]
         : [],
     ),
     distrusted: typeof record === 'object' ? record.distrusted : [],

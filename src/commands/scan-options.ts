@@ -41,6 +41,7 @@ export function addTrackingOptions(command: Command): Command {
   return command
     .addOption(choiceOption('--track <how>', 'how to know what changed', [...TRACK_CHOICES]).default('auto'))
     .option('--audit <percent>', 'share of the unchanged chunks that is read nevertheless (0.5%)')
+    .option('--keep-overlay', 'leave the VM on its overlay: it records what changes until the next backup')
     .option('--full-scan', 'read everything this time')
     .option(
       '--full-scan-every <time>',

@@ -1,8 +1,11 @@
+import { isWrittenByQemu } from '../image/image-lock.js';
 import type { Disk } from '../libvirt/domain.js';
 import { PAUSED_BY_IO_ERROR } from '../libvirt/virsh.js';
 import { checkBase } from './base-check.js';
 import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
+import { identityOf, writeMark } from './image-identity.js';
 import { type OverlayCase, stuck } from './overlay-case.js';
+import { passOnBase } from './overlay-stack.js';
 import { usesFile } from './references.js';
 
 function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch {
@@ -63,10 +66,33 @@ export async function mergeLive(one: OverlayCase, started: boolean): Promise<voi
   await resumeAfterFullDisk(one);
 }
 
-/** Merges the overlay although another snapshot lies on it: that one then lies on the base. */
+/** Records what lies on the overlay: by that it shows later that the merge came to its end. */
+async function noteAbove(one: OverlayCase): Promise<void> {
+  const { record, context, entry } = one;
+  const disk = await liveDisk(watchOf(one));
+  const paths = [disk?.path, ...(disk?.backing ?? []).map(({ path }) => path)];
+  const above = paths[paths.indexOf(record.overlay) - 1];
+  const identity = above === undefined ? undefined : identityOf(above);
+  if (above !== undefined && identity !== undefined)
+    context.journal.done(entry, { above: { path: above, identity } });
+}
+
+/**
+ * Merges the overlay although another snapshot lies on it: that one then lies on the base. If that one is ours, too, its record says
+ * so from then on.
+ */
 export async function mergeMiddle(one: OverlayCase): Promise<void> {
-  const { overlay } = one.record;
-  await begin(one, false);
-  const disk = await watchJob(watchOf(one), (now, hasJob) => !hasJob || !usesFile(now, overlay));
+  const { record, virsh } = one;
+  const { overlay, base, domain, target } = record;
+  const job = await virsh.blockJob(domain.uuid, target);
+  // Begun by a cleanup that was killed.
+  const goesOn = record.committing === true && record.above !== undefined && job !== undefined;
+  if (!goesOn) {
+    await noteAbove(one);
+    await begin(one, false);
+  }
+  const disk = await watchJob(watchOf(one), (_, hasJob) => !hasJob);
   if (usesFile(disk, overlay)) throw notMerged(one);
+  const alone = !goesOn && !isWrittenByQemu(base.path);
+  passOnBase(one, alone ? writeMark(base.path) : undefined);
 }

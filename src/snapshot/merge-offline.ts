@@ -55,6 +55,23 @@ export async function checkPivoted(one: OverlayCase): Promise<void> {
   );
 }
 
+/**
+ * The QEMU process that was put onto the overlay runs without it, and nobody of us merged it: somebody else did, which shows in the base.
+ */
+export async function checkLeft(one: OverlayCase): Promise<void> {
+  const { record } = one;
+  const { made, committing, overlay, base } = record;
+  if (made !== true || committing === true || overlayFile(record) !== 'ours') return;
+  if (fs.existsSync(base.path)) {
+    if (!isBaseUntouched(record) || (await showsSameDisk(overlay, base, call(one)))) return;
+  }
+  throw stuck(
+    one,
+    `the VM runs without its overlay ${overlay}, whose content is not in ${base.path}`,
+    'both are kept; if you have that content elsewhere (blockpull, blockcopy), remove the overlay by hand',
+  );
+}
+
 /** No VM uses the overlay. Merges what the base may lack, or makes sure that it lacks nothing. */
 export async function settleUnused(one: OverlayCase): Promise<void> {
   const { record } = one;

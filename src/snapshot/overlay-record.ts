@@ -37,6 +37,8 @@ const overlayRecord = v.object({
   baseMark: v.optional(v.string()),
   /** A commit into the base was begun: from here on its mark says nothing. */
   committing: v.optional(v.boolean()),
+  /** What lay on the overlay when it began to be merged from below. */
+  above: v.optional(v.object({ path: v.string(), identity: imageIdentity })),
   /** The overlay's content was in the base, and the guest was about to be switched over to it. */
   pivoting: v.optional(v.boolean()),
   /** All of the overlay's content is in the base, and the guest does not write to the overlay any more. */

@@ -4,9 +4,10 @@ import { findProcesses } from '../host/process-list.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import type { UndoHandler } from '../session/undo.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
-import { checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
+import { checkLeft, checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
 import { type OverlayCase, overlayCase, stuck } from './overlay-case.js';
 import { findOverlay, type OverlayPosition, overlayFile } from './overlay-position.js';
+import { entriesOn, passOnBase, wasMergedFromBelow } from './overlay-stack.js';
 import { domainReferringTo } from './references.js';
 
 /** libvirt was seen to finish a snapshot seconds after the program that had asked for it was killed. */
@@ -69,7 +70,7 @@ async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
     case 'unused while off':
       return settleUnused(one);
     case 'left':
-      return;
+      return checkLeft(one);
     case 'bypassed':
       if (overlayFile(one.record) !== 'ours') return;
       if (one.record.pivoting === true) return checkPivoted(one);
@@ -121,6 +122,17 @@ function isSameWay(a: OverlayPosition, b: OverlayPosition): boolean {
   return a.kind === b.kind || (live(a) && live(b));
 }
 
+/** Where an overlay cannot be merged from below, what was made on it is merged into it first. Returns whether there was anything. */
+async function undoAbove(one: OverlayCase, { kind }: OverlayPosition): Promise<boolean> {
+  if (kind === 'middle' || kind === 'top' || kind === 'merging') return false;
+  const above = entriesOn(one);
+  for (const entry of above) {
+    await undoOverlay(entry, one.context);
+    one.context.journal.undone(entry);
+  }
+  return above.length > 0;
+}
+
 async function merge(one: OverlayCase): Promise<void> {
   const { context, virsh, record } = one;
   for (let change = 0; ; change++) {
@@ -128,6 +140,8 @@ async function merge(one: OverlayCase): Promise<void> {
     context.reporter.debug(`disk ${record.target}: overlay ${record.overlay} is "${position.kind}"`);
     // Merged before; but the VM may have been started on the overlay again since.
     if (record.merged === true && isAbsent(position)) return;
+    if (isAbsent(position) && (await wasMergedFromBelow(one))) return passOnBase(one, undefined);
+    if (await undoAbove(one, position)) continue;
     try {
       return await act(one, position);
     } catch (error) {

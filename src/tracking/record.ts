@@ -17,7 +17,14 @@ const Schema = v.object({
   /** Chunks that have the hash of zeros but are none. */
   falseZeros: v.array(ChunkNumber),
   /** What each tracker needs to go on from that session. */
-  bases: v.array(v.object({ tracker: v.string(), facts: v.record(v.string(), v.unknown()) })),
+  bases: v.array(
+    v.object({
+      tracker: v.string(),
+      facts: v.record(v.string(), v.unknown()),
+      /** Id of the session whose snapshot it goes on from; that of this record if undefined. */
+      madeBy: v.optional(v.string()),
+    }),
+  ),
   /** Trackers that were wrong about this disk, until a later session has read all of it. */
   distrusted: v.array(
     v.object({ tracker: v.string(), session: v.string(), chunk: ChunkNumber, at: Milliseconds }),

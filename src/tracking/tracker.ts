@@ -5,7 +5,7 @@ import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 
 /** Names of all trackers: what `--track` takes. */
-export const TRACKER_KINDS = ['still', 'thin'] as const;
+export const TRACKER_KINDS = ['still', 'overlay', 'thin'] as const;
 
 export type TrackerKind = (typeof TRACKER_KINDS)[number];
 
@@ -20,6 +20,8 @@ export interface TrackedDisk {
   readonly since: number;
   /** What the journal holds of the snapshot that freezes it. Undefined: nothing was made for it (or nothing freezes it: `estimate`). */
   readonly snapshot?: JournalEntry | undefined;
+  /** What the journal holds of the snapshots of it that earlier sessions left. */
+  readonly kept?: readonly JournalEntry[] | undefined;
   /** The snapshot is to outlive the session, where it can. */
   readonly keep: boolean;
 }
@@ -34,6 +36,8 @@ export type Observation =
       readonly facts: Facts;
       /** Whether the next session can go on from them. Else they are good for comparing with the last one only. */
       readonly lasting: boolean;
+      /** Id of the session whose snapshot the next session goes on from; this one if undefined. */
+      readonly madeBy?: string | undefined;
     }
   | { readonly kind: 'none'; readonly reason: string };
 
@@ -53,6 +57,7 @@ export type Changes =
 
 /** What a tracker may use while it compares. */
 export interface Comparing {
+  readonly disk: TrackedDisk;
   /**
    * Of the session: what has to be changed on the host for a moment is recorded here before, and undone before `changesSince` returns.
    * Undefined: nothing may be changed (`estimate`).

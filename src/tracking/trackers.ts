@@ -1,6 +1,7 @@
+import { overlayTracker } from './overlay.js';
 import { stillTracker } from './still.js';
 import { thinTracker } from './thin.js';
 import type { Tracker } from './tracker.js';
 
 /** All there are, the best first: what reads least, and is the most certain. */
-export const TRACKERS: readonly Tracker[] = [stillTracker, thinTracker];
+export const TRACKERS: readonly Tracker[] = [stillTracker, overlayTracker, thinTracker];

@@ -1,0 +1,51 @@
+import * as fs from 'node:fs';
+import { imageInfo } from '../image/qemu-img.js';
+import type { JournalEntry } from '../session/journal.js';
+import { identityOf, isSameImage } from './image-identity.js';
+import type { OverlayCase } from './overlay-case.js';
+import { readOverlayRecord } from './overlay-record.js';
+import { OVERLAY_KIND } from './watched-kinds.js';
+
+/*
+ * An overlay that is kept between sessions has that of the next session on it, which is kept in its place. It is then merged from
+ * below: its content goes into its base, and what lay on it lies on the base.
+ */
+
+/** The overlays of the same journal that were made on this one. */
+export function entriesOn({ record, entry, context }: OverlayCase): JournalEntry[] {
+  const { file } = record;
+  if (file === undefined) return [];
+  return context.journal.pending().filter((other) => {
+    if (other.kind !== OVERLAY_KIND || other.seq === entry.seq) return false;
+    const { domain, target, base } = readOverlayRecord(other);
+    const sameDisk = domain.uuid === record.domain.uuid && target === record.target;
+    return sameDisk && base.path === record.overlay && isSameImage(base.identity, file);
+  });
+}
+
+/**
+ * Records that what was made on this overlay lies on its base now. `mark` is what `writeMark` said of the base right after the merge;
+ * undefined if nobody looked then: whether it was written since cannot be told any more.
+ */
+export function passOnBase(one: OverlayCase, mark: string | undefined): void {
+  const { base, definition } = one.record;
+  const identity = identityOf(base.path) ?? base.identity;
+  const known = mark === undefined ? { committing: true } : { baseMark: mark, committing: false };
+  for (const other of entriesOn(one))
+    one.context.journal.done(other, { base: { ...base, identity }, definition, ...known });
+}
+
+/**
+ * Whether a merge from below came to its end although nobody recorded that: QEMU makes the image above name the base as its backing
+ * file once all is there, and not before.
+ */
+export async function wasMergedFromBelow({ record, context }: OverlayCase): Promise<boolean> {
+  const { above, base } = record;
+  if (above === undefined) return false;
+  const now = identityOf(above.path);
+  if (now === undefined || !isSameImage(now, above.identity)) return false;
+  const { size } = fs.statSync(above.path);
+  // A VM may run on it.
+  const image = { path: above.path, format: 'qcow2', device: false, fileSize: size, inUse: true };
+  return (await imageInfo(image, context.signal)).backing?.name === base.path;
+}
