@@ -19,6 +19,8 @@ export interface TestDisk {
   readonly path: string;
   readonly format: string;
   readonly type?: 'file' | 'block';
+  /** What the guest discards is discarded in the image. */
+  readonly discard?: boolean;
   /** More elements for the `<disk>`, as XML. */
   readonly extra?: string;
 }
@@ -264,7 +266,7 @@ export class TestLibvirt {
 function diskXml(disk: TestDisk): string {
   const type = disk.type ?? 'file';
   const attributeName = type === 'file' ? 'file' : 'dev';
-  return `<disk type='${type}' device='disk'><driver name='qemu' type='${disk.format}'/>
+  return `<disk type='${type}' device='disk'><driver name='qemu' type='${disk.format}'${disk.discard === true ? " discard='unmap'" : ''}/>
 <source ${attributeName}='${escapeXml(disk.path)}'/><target dev='${disk.target}' bus='virtio'/>${disk.extra ?? ''}</disk>`;
 }
 
