@@ -6,7 +6,7 @@ import { Journal, type JournalEntry, readPending } from '../session/journal.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
 import { adviseKeeping, type KeepAdvice } from '../snapshot/lvm-keep.js';
-import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
+import { LVM_KIND, OVERLAY_KIND, REFLINK_KIND } from '../snapshot/watched-kinds.js';
 import { readTracking } from '../tracking/record.js';
 import type { TrackerKind } from '../tracking/tracker.js';
 
@@ -17,7 +17,11 @@ import type { TrackerKind } from '../tracking/tracker.js';
  */
 
 /** Journal kinds of the snapshots that can be kept, and the tracker that goes on from them. */
-const NEEDED_BY: Readonly<Record<string, TrackerKind>> = { [OVERLAY_KIND]: 'overlay', [LVM_KIND]: 'thin' };
+const NEEDED_BY: Readonly<Record<string, TrackerKind>> = {
+  [OVERLAY_KIND]: 'overlay',
+  [LVM_KIND]: 'thin',
+  [REFLINK_KIND]: 'reflink',
+};
 
 /** What speaks against leaving a snapshot, by journal kind. */
 const ADVICE: Readonly<Record<string, (entry: JournalEntry) => Promise<KeepAdvice | undefined>>> = {
@@ -41,7 +45,9 @@ export interface Holder {
 export function snapshotOf(journal: Journal, target: string): JournalEntry | undefined {
   return journal
     .pending()
-    .find(({ kind, data }) => (kind === OVERLAY_KIND || kind === LVM_KIND) && data.target === target);
+    .find(
+      ({ kind, data }) => [OVERLAY_KIND, LVM_KIND, REFLINK_KIND].includes(kind) && data.target === target,
+    );
 }
 
 /** Whether the next session goes on from this snapshot. */

@@ -15,6 +15,11 @@ const O_TMPFILE = 0o20000000 | fs.constants.O_DIRECTORY;
 const TRIAL_BYTES = 64 * 1024;
 const CLONE_TIMEOUT_MS = 120_000;
 
+/** Whether a file is on a file system whose files can share blocks. */
+export function sharesBlocks(file: string): boolean {
+  return [XFS, BTRFS].includes(fs.statfsSync(file).type);
+}
+
 export function isBtrfs(directory: string): boolean {
   return fs.statfsSync(directory).type === BTRFS;
 }
@@ -74,7 +79,7 @@ export async function cloneRefusal(image: string, signal?: AbortSignal): Promise
   if (!found.isFile()) return `${image} is no file but a device`;
   if (found.dev !== fs.statSync(directory).dev)
     return `${image} is on another file system or subvolume than its directory, where the clone would be`;
-  if (![XFS, BTRFS].includes(fs.statfsSync(directory).type))
+  if (!sharesBlocks(directory))
     return `${image} is not on a file system whose files can share blocks (XFS, Btrfs)`;
   const free = freeBytes(directory);
   if (free < MIN_FREE_BYTES) {

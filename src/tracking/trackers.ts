@@ -1,7 +1,8 @@
 import { overlayTracker } from './overlay.js';
+import { reflinkTracker } from './reflink.js';
 import { stillTracker } from './still.js';
 import { thinTracker } from './thin.js';
 import type { Tracker } from './tracker.js';
 
 /** All there are, the best first: what reads least, and is the most certain. */
-export const TRACKERS: readonly Tracker[] = [stillTracker, overlayTracker, thinTracker];
+export const TRACKERS: readonly Tracker[] = [stillTracker, overlayTracker, thinTracker, reflinkTracker];
