@@ -206,6 +206,12 @@ export class TestLibvirt {
     await this.guestVerify(domain, target, write);
   }
 
+  /** Discards as the guest would. */
+  async guestDiscard(domain: TestDomain, target: string, range: Omit<Extent, 'pattern'>): Promise<void> {
+    await this.#qemuIo(domain, target, `discard ${range.offset} ${range.length}`);
+    await this.#qemuIo(domain, target, 'flush');
+  }
+
   /** Throws unless the guest would read `pattern` there. */
   async guestVerify(domain: TestDomain, target: string, read: Extent): Promise<void> {
     // QEMU prints what qemu-io said into its own log, late; so the image that the guest uses now is looked at instead.

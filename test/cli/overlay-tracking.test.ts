@@ -1,0 +1,47 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { AUDIT, CHUNK, KeptOverlayVm, SIZE } from './kept-overlay-vm.js';
+
+const CHUNKS = SIZE / CHUNK;
+
+let vm: KeptOverlayVm;
+
+beforeAll(async () => {
+  await requireAll(root, fuseDevice, program('qemu-img', 'qemu-utils'), program('xxhsum', 'xxhash'));
+  vm = await KeptOverlayVm.start();
+});
+afterAll(() => vm?.close());
+beforeEach(() => vm.fresh());
+afterEach(() => vm.dispose());
+
+describe('--keep-overlay', () => {
+  it('reads only what changed, session after session, and cleanup --kept gives the VM its images back', async () => {
+    expect(await vm.good()).toMatchObject({ kept: 0, read: 2 * SIZE });
+    await vm.expectOnOverlays();
+
+    await vm.write('vda', 3, 0x31);
+    await vm.write('vda', 100, 0x32, 2 * CHUNK);
+    await vm.write('vdb', 7, 0x33);
+    const second = await vm.good();
+    expect(second).toMatchObject({ kept: 2 * CHUNKS - 4, audited: 2 * AUDIT, read: (4 + 2 * AUDIT) * CHUNK });
+    expect([...second.why.values()]).toEqual([
+      expect.stringContaining(`tracker overlay knows what changed: ${3 * CHUNK} bytes`),
+      expect.stringContaining(`tracker overlay knows what changed: ${CHUNK} bytes`),
+    ]);
+    await vm.expectOnOverlays();
+
+    await vm.write('vda', 3, 0x41);
+    await vm.libvirt.guestDiscard(vm.domain, 'vda', { offset: 20 * CHUNK, length: 2 * CHUNK });
+    await vm.libvirt.guestDiscard(vm.domain, 'vdb', { offset: 30 * CHUNK, length: CHUNK });
+    const third = await vm.good();
+    expect(third).toMatchObject({ kept: 2 * CHUNKS - 4, read: (1 + 2 * AUDIT) * CHUNK });
+    expect(await vm.good()).toMatchObject({ kept: 2 * CHUNKS, read: 2 * AUDIT * CHUNK });
+
+    await vm.write('vdb', 9, 0x51);
+    expect(await vm.cleanup('--kept')).toMatchObject({ exitCode: 0 });
+    await vm.expectOriginal();
+    await vm.verify('vda', 3, 0x41);
+    await vm.verify('vda', 20, 0);
+    await vm.verify('vdb', 9, 0x51);
+  });
+});
