@@ -51,7 +51,7 @@ function checkOptions({ domain, options, snapshot, shutdown }: FreezeDomainReque
     });
   if (options.quiesce === 'require') throw exclude('--quiesce');
   if (shutdown !== undefined) throw exclude('--shutdown');
-  if (snapshot === 'none') throw exclude('--snapshot=none');
+  if (snapshot === 'none' || snapshot === 'pull') throw exclude(`--snapshot=${snapshot}`);
   if (!domain.active)
     throw usage(`${domain.name} is shut off and has no memory to save`, { hint: 'leave out --state' });
 }
@@ -98,7 +98,7 @@ async function atOnePoint(
 ): Promise<Consistency> {
   const { domain, options } = request;
   const written = groups.filter(({ disks }) => disks.some((disk) => !disk.readonly));
-  const alone = written.length <= 1 && !['lvm', 'reflink'].includes(written[0]?.provider.kind ?? '');
+  const alone = written.length <= 1 && !['lvm', 'reflink', 'pull'].includes(written[0]?.provider.kind ?? '');
   if (
     !domain.active ||
     (alone && (written[0]?.provider.kind === 'overlay' || options.memoryFile === undefined))

@@ -1,10 +1,14 @@
 import { type ChunkmountError, failed } from '../errors.js';
+import { Virsh } from '../libvirt/virsh.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import { cloneDamage, readCloneRecord } from './clone-record.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
 import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
 import { isStillPaused, PAUSE_KIND } from './pause.js';
-import { LVM_KIND, REFLINK_KIND } from './watched-kinds.js';
+import { isJobThere } from './pull-job.js';
+import { readEnd } from './pull-place.js';
+import { readJobRecord } from './pull-record.js';
+import { LVM_KIND, PULL_JOB_KIND, REFLINK_KIND } from './watched-kinds.js';
 
 /** Overwritten, resumed or run full: what was read since is worth nothing. */
 function lost(what: string, hint: string): ChunkmountError {
@@ -53,6 +57,15 @@ async function inspectPause(entry: JournalEntry): Promise<ChunkmountError[]> {
   ];
 }
 
+async function inspectPull(entry: JournalEntry): Promise<ChunkmountError[]> {
+  const record = readJobRecord(entry);
+  if (!entry.done || (await isJobThere(new Virsh({ connect: record.connect }), record))) return [];
+  const ended = readEnd(record.directory);
+  if (ended === undefined)
+    return [lost(`the backup job of ${record.domain.name} ended too early`, 'back it up again')];
+  return [lost(ended, 'make room there, or name another place (--overlay-dir=DIR), and back it up again')];
+}
+
 const INSPECTORS: Readonly<
   Record<string, (entry: JournalEntry) => Promise<ChunkmountError[]> | ChunkmountError[]>
 > = {
@@ -60,6 +73,7 @@ const INSPECTORS: Readonly<
   [REFLINK_KIND]: inspectClone,
   [HOLD_KIND]: inspectHold,
   [PAUSE_KIND]: inspectPause,
+  [PULL_JOB_KIND]: inspectPull,
 };
 
 /**

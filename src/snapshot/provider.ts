@@ -6,7 +6,7 @@ import type { Journal } from '../session/journal.js';
 import type { UndoHandlers } from '../session/undo.js';
 import type { SnapshotSize } from './snapshot-size.js';
 
-export type SnapshotKind = 'overlay' | 'lvm' | 'reflink' | 'none';
+export type SnapshotKind = 'overlay' | 'lvm' | 'reflink' | 'pull' | 'none';
 
 /** What the frozen state is worth: see the manifest's `consistency`. */
 export type Consistency = 'crash' | 'filesystem' | 'memory' | 'offline';
@@ -19,6 +19,8 @@ export interface SnapshotOptions {
   readonly memoryFile?: string | undefined;
   /** Of thick LVM snapshots; 5 GiB if undefined. */
   readonly snapshotSize?: SnapshotSize | undefined;
+  /** A backup job is to make a checkpoint, and to tell what was written since an earlier one: target → its name. */
+  readonly checkpoints?: { readonly since: ReadonlyMap<string, string> } | undefined;
 }
 
 export interface SnapshotRequest {

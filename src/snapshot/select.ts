@@ -11,6 +11,7 @@ import { noneProvider } from './none.js';
 import { overlayProvider } from './overlay.js';
 import { pausedProvider } from './paused.js';
 import type { SnapshotKind, SnapshotProvider } from './provider.js';
+import { pullProvider } from './pull.js';
 import { reflinkProvider } from './reflink.js';
 import { shutdownUndo } from './shutdown.js';
 
@@ -18,6 +19,7 @@ const PROVIDERS: readonly SnapshotProvider[] = [
   overlayProvider,
   lvmProvider,
   reflinkProvider,
+  pullProvider,
   pausedProvider,
   noneProvider,
 ];
@@ -149,6 +151,7 @@ function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string
     overlay: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
     lvm: 'try another kind (--snapshot=overlay)',
     reflink: 'try another kind (--snapshot=overlay)',
+    pull: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
     none: 'shut it down first, pause it (--no-snapshot), or take a snapshot (--snapshot=auto)',
   };
   return failed(

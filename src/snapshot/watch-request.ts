@@ -17,6 +17,10 @@ export interface WatchRequest {
 export class Once {
   readonly #said = new Set<string>();
 
+  has(key: string): boolean {
+    return this.#said.has(key);
+  }
+
   do(key: string, action: () => void): void {
     if (this.#said.has(key)) return;
     this.#said.add(key);

@@ -6,12 +6,14 @@ import type { JournalEntry } from '../session/journal.js';
 import { readCloneRecord } from './clone-record.js';
 import { readOverlayRecord } from './overlay-record.js';
 import { Once, type WatchRequest } from './watch-request.js';
-import { LVM_KIND, OVERLAY_KIND, REFLINK_KIND } from './watched-kinds.js';
+import { LVM_KIND, OVERLAY_KIND, PULL_JOB_KIND, REFLINK_KIND } from './watched-kinds.js';
 
 /** A file system with less than this, where an overlay grows or a clone keeps what is overwritten, will soon stop the guest. */
 const LOW_SPACE_BYTES = 256 * 2 ** 20;
 
 const INTERVAL_MS = 5_000;
+/** Of a backup job: when its scratch file is full, the guest's writes fail. */
+const OFTEN_MS = 250;
 
 interface Grown {
   readonly file: string;
@@ -38,6 +40,8 @@ type Watcher = (entry: JournalEntry, request: WatchRequest, once: Once) => Promi
 /** A daemon whose VM has no LVM snapshot does without everything that knows LVM. */
 const watchLvm: Watcher = async (...args) => (await import('./watch-lvm.js')).watchLvm(...args);
 
+const watchPull: Watcher = async (...args) => (await import('./pull-watch.js')).watchPull(...args);
+
 const WATCHERS: Readonly<Record<string, Watcher>> = {
   [LVM_KIND]: watchLvm,
   [OVERLAY_KIND]: watchSpace((entry) => ({ file: readOverlayRecord(entry).overlay, what: 'overlays' })),
@@ -45,6 +49,7 @@ const WATCHERS: Readonly<Record<string, Watcher>> = {
     file: readCloneRecord(entry).clone,
     what: 'what the VM overwrites',
   })),
+  [PULL_JOB_KIND]: watchPull,
 };
 
 /** Looks after the snapshots of a session, every few seconds, until `signal` is aborted. Never throws. */
@@ -52,12 +57,14 @@ export async function watchSnapshots(request: WatchRequest): Promise<void> {
   const { entries, reporter, signal } = request;
   const watched = entries.filter(({ kind }) => WATCHERS[kind] !== undefined);
   const once = new Once();
+  const often = watched.some(({ kind }) => kind === PULL_JOB_KIND);
+  const intervalMs = request.intervalMs ?? (often ? OFTEN_MS : INTERVAL_MS);
   while (watched.length > 0 && !signal.aborted) {
     for (const entry of watched) {
       await WATCHERS[entry.kind]!(entry, request, once).catch((error: unknown) =>
         once.do('error', () => reporter.warn(`the snapshots could not be looked after: ${messageOf(error)}`)),
       );
     }
-    await sleep(request.intervalMs ?? INTERVAL_MS, undefined, { signal }).catch(() => undefined);
+    await sleep(intervalMs, undefined, { signal }).catch(() => undefined);
   }
 }

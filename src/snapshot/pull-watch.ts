@@ -1,0 +1,60 @@
+import * as path from 'node:path';
+import { messageOf } from '../errors.js';
+import { Virsh } from '../libvirt/virsh.js';
+import type { JournalEntry } from '../session/journal.js';
+import { endJob, isServing } from './pull-job.js';
+import { noteEnd, spaceFor } from './pull-place.js';
+import { type JobRecord, readJobRecord } from './pull-record.js';
+import type { Once, WatchRequest } from './watch-request.js';
+
+/** Ending a job takes some tenths of a second, as many looks as this, and the guest goes on writing meanwhile. */
+const LOOKS_TO_END = 4;
+
+/** What was free at the last look, and the most that went between two looks, by directory. */
+interface Known {
+  free: number;
+  most: number;
+}
+
+const known = new Map<string, Known>();
+
+/** A sentence if a scratch file is about to have no room. */
+function shortOfSpace({ scratches, domain }: JobRecord): string | undefined {
+  for (const scratch of scratches) {
+    const directory = path.dirname(scratch);
+    const { free, floor } = spaceFor(scratch);
+    const before = known.get(directory) ?? { free, most: 0 };
+    const most = Math.max(before.most, before.free - free);
+    known.set(directory, { free, most });
+    const needed = Math.max(floor, LOOKS_TO_END * most);
+    if (free >= needed) continue;
+    const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20);
+    return (
+      `${directory} had only ${mib(free)} MiB left for scratch files (${mib(needed)} are needed to be safe): ` +
+      `the backup job of ${domain.name} was ended before it could harm the VM`
+    );
+  }
+  return undefined;
+}
+
+/** Looks after a backup job, once: a full scratch file would make the guest's writes fail, and without the job there is no disk. */
+export async function watchPull(entry: JournalEntry, request: WatchRequest, once: Once): Promise<void> {
+  const record = readJobRecord(entry);
+  if (once.has('job gone')) return;
+  const lose = (sentence: string) => once.do('job gone', () => request.onLost(sentence));
+  const short = shortOfSpace(record);
+  if (short !== undefined) {
+    noteEnd(record.directory, short);
+    try {
+      await endJob(new Virsh({ connect: record.connect }), record);
+    } catch (error) {
+      once.do(messageOf(error), () =>
+        request.reporter.warn(`the backup job of ${record.domain.name} cannot be ended: ${messageOf(error)}`),
+      );
+      return;
+    }
+    lose(short);
+  } else if (!(await isServing(record))) {
+    lose(`the backup job of ${record.domain.name} ended too early`);
+  }
+}
