@@ -8,6 +8,7 @@ import { chooseTransport } from './choose-transport.js';
 import { type DaemonConfig, indexFile } from './daemon-config.js';
 import { freezeSource } from './freeze-source.js';
 import { keptSnapshots } from './kept-snapshots.js';
+import { keptWarnings } from './kept-space.js';
 import { manifestTime } from './manifest-time.js';
 import { checkMountpoint, makeMountpoint, mountpointFor } from './mountpoint.js';
 import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
@@ -41,7 +42,16 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
   const mountpoint = mountpointFor(settings.backupDirectory, source.name);
   checkMountpoint(mountpoint);
   const transport = chooseTransport(settings.transport, reporter);
-  const frozen = await freezeSource({ source, settings, sessionId: id, journal, reporter, signal });
+  for (const warning of keptWarnings({ name: source.name, state: settings.state })) reporter.warn(warning);
+  const frozen = await freezeSource({
+    source,
+    settings,
+    sessionId: id,
+    tracked: true,
+    journal,
+    reporter,
+    signal,
+  });
   const disks = await prepareDisks({
     disks: frozen.disks,
     chunkSize: settings.chunkSize,

@@ -63,7 +63,15 @@ async function dump(request: DumpRequest, session: NewSession): Promise<DumpResu
   const { source, settings, reporter, signal } = request;
   const directory = dumpDirectory(settings.backupDirectory, source.name);
   const { id, journal, directory: sessionDirectory } = session;
-  const frozen = await freezeSource({ source, settings, sessionId: id, journal, reporter, signal });
+  const frozen = await freezeSource({
+    source,
+    settings,
+    sessionId: id,
+    tracked: false,
+    journal,
+    reporter,
+    signal,
+  });
   const disks: LocatedDisk[] = [];
   for (const disk of frozen.disks)
     disks.push(await locateDisk(disk, { ...request, sessionDirectory, journal }));

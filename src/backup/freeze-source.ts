@@ -7,6 +7,8 @@ import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
 import { freezeDomain } from '../snapshot/freeze-domain.js';
 import { holdImages } from '../snapshot/hold.js';
+import type { SnapshotOptions } from '../snapshot/provider.js';
+import { keptCheckpoints } from './kept-snapshots.js';
 import type { BackupSettings } from './settings.js';
 import type { FrozenSource, Source } from './source.js';
 
@@ -14,6 +16,8 @@ export interface FreezeRequest {
   readonly source: Source;
   readonly settings: BackupSettings;
   readonly sessionId: string;
+  /** Trackers look at what is frozen, and what they need may be left for the next session. */
+  readonly tracked: boolean;
   readonly journal: Journal;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
@@ -52,7 +56,13 @@ async function freezeVm(
     pause,
     shutdown,
     sessionId,
-    options: { quiesce, overlayDirectory, snapshotSize, memoryFile: memory },
+    options: {
+      quiesce,
+      overlayDirectory,
+      snapshotSize,
+      memoryFile: memory,
+      checkpoints: checkpointsFor(request),
+    },
     journal,
     reporter,
     signal,
@@ -66,6 +76,13 @@ async function freezeVm(
     memory,
     disks: disks.map(({ target, image, bus, kind }) => ({ target, image, bus, snapshot: kind })),
   };
+}
+
+/** What a backup job is to do for the tracker that goes on from checkpoints. */
+function checkpointsFor({ source, settings, tracked }: FreezeRequest): SnapshotOptions['checkpoints'] {
+  const { tracking, state } = settings;
+  if (!tracked || (tracking.track !== 'auto' && tracking.track !== 'bitmap')) return undefined;
+  return { since: tracking.fullScan ? new Map() : keptCheckpoints({ name: source.name, state }) };
 }
 
 /** The disks of `--image` that are not excluded. Their numbers stay, and so do the inode numbers made of them. */

@@ -6,7 +6,13 @@ import { Journal, type JournalEntry, readPending } from '../session/journal.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
 import { adviseKeeping, type KeepAdvice } from '../snapshot/lvm-keep.js';
-import { LVM_KIND, OVERLAY_KIND, REFLINK_KIND } from '../snapshot/watched-kinds.js';
+import {
+  CHECKPOINT_KIND,
+  LVM_KIND,
+  OVERLAY_KIND,
+  PULL_KIND,
+  REFLINK_KIND,
+} from '../snapshot/watched-kinds.js';
 import { readTracking } from '../tracking/record.js';
 import type { TrackerKind } from '../tracking/tracker.js';
 
@@ -21,6 +27,7 @@ const NEEDED_BY: Readonly<Record<string, TrackerKind>> = {
   [OVERLAY_KIND]: 'overlay',
   [LVM_KIND]: 'thin',
   [REFLINK_KIND]: 'reflink',
+  [CHECKPOINT_KIND]: 'bitmap',
 };
 
 /** What speaks against leaving a snapshot, by journal kind. */
@@ -32,9 +39,18 @@ const ADVICE: Readonly<Record<string, (entry: JournalEntry) => Promise<KeepAdvic
 const Made = v.object({
   /** Id of the session that made it. */
   session: v.string(),
-  /** The disk that it freezes. */
-  target: v.string(),
+  /** The disk that it freezes, or the disks. */
+  target: v.optional(v.string()),
+  targets: v.optional(v.array(v.string())),
 });
+
+/** The disks that a snapshot freezes; a checkpoint is one of several. */
+export function targetsOf({ data }: JournalEntry): readonly string[] {
+  const made = v.safeParse(Made, data);
+  if (!made.success) return [];
+  const { target, targets = [] } = made.output;
+  return target === undefined ? targets : [target];
+}
 
 export interface Holder {
   readonly name: string;
@@ -46,18 +62,23 @@ export function snapshotOf(journal: Journal, target: string): JournalEntry | und
   return journal
     .pending()
     .find(
-      ({ kind, data }) => [OVERLAY_KIND, LVM_KIND, REFLINK_KIND].includes(kind) && data.target === target,
+      ({ kind, data }) =>
+        [OVERLAY_KIND, LVM_KIND, REFLINK_KIND, PULL_KIND].includes(kind) && data.target === target,
     );
 }
 
-/** Whether the next session goes on from this snapshot. */
-function isNeeded({ kind, data }: JournalEntry, { name, state }: Holder): boolean {
+/** Whether the next session goes on from this snapshot, for one of its disks at least. */
+function isNeeded(entry: JournalEntry, holder: Holder): boolean {
+  return targetsOf(entry).some((target) => isNeededFor(target, entry, holder));
+}
+
+function isNeededFor(target: string, { kind, data }: JournalEntry, { name, state }: Holder): boolean {
   const tracker = Object.hasOwn(NEEDED_BY, kind) ? NEEDED_BY[kind] : undefined;
   const made = v.safeParse(Made, data);
   if (tracker === undefined || !made.success) return false;
   // A snapshot that was tried with the guest frozen may have failed, and a second one of the same session was made.
   if (kind === OVERLAY_KIND && data.made !== true) return false;
-  const record = readTracking(state.index(name), made.output.target);
+  const record = readTracking(state.index(name), target);
   if (typeof record !== 'object') return false;
   return record.bases.some(
     (base) => base.tracker === tracker && (base.madeBy ?? record.session) === made.output.session,
@@ -66,6 +87,7 @@ function isNeeded({ kind, data }: JournalEntry, { name, state }: Holder): boolea
 
 function sameSnapshot(one: JournalEntry, other: JournalEntry): boolean {
   const { session, target } = one.data;
+  // One session makes one checkpoint, of all its disks.
   return one.kind === other.kind && session === other.data.session && target === other.data.target;
 }
 
@@ -92,7 +114,7 @@ export function keepingHandlers(handlers: UndoHandlers, holder: Holder): UndoHan
       if (advice !== undefined) context.reporter.warn(advice.message);
       if (advice?.refused === true) return undo(entry, context);
       keep(entry, holder);
-      context.reporter.debug(`the snapshot of disk ${entry.data.target} (${entry.kind}) is kept`);
+      context.reporter.debug(`the snapshot of disk ${targetsOf(entry).join(', ')} (${entry.kind}) is kept`);
     };
   return Object.fromEntries(
     Object.entries(handlers).map(([kind, undo]) => [
@@ -134,4 +156,15 @@ function removeKept(directory: string): void {
 export function keptSnapshots({ name, state }: Holder): JournalEntry[] {
   const file = state.keptJournal(name);
   return fs.existsSync(file) ? readPending(file) : [];
+}
+
+/** The checkpoints from which the next session goes on, by disk. */
+export function keptCheckpoints(holder: Holder): ReadonlyMap<string, string> {
+  const found = new Map<string, string>();
+  for (const entry of keptSnapshots(holder).filter(({ kind }) => kind === CHECKPOINT_KIND)) {
+    for (const target of targetsOf(entry)) {
+      if (isNeededFor(target, entry, holder)) found.set(target, String(entry.data.checkpoint));
+    }
+  }
+  return found;
 }

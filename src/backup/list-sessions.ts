@@ -5,7 +5,7 @@ import { isAlive } from '../host/process-identity.js';
 import { type JournalEntry, readPending } from '../session/journal.js';
 import { listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
-import { keptSnapshots } from './kept-snapshots.js';
+import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 
@@ -53,14 +53,13 @@ export interface KeptSummary {
 
 /** What is kept between sessions, by name. */
 export function listKept(state: StateDirectory): KeptSummary[] {
-  return state.kept().flatMap((name) =>
-    entriesOf(() => keptSnapshots({ name, state })).map((entry) => ({
-      name,
-      target: String(entry.data.target),
-      kind: entry.kind,
-      space: growingSpace(entry),
-    })),
-  );
+  return state
+    .kept()
+    .flatMap((name) =>
+      entriesOf(() => keptSnapshots({ name, state })).flatMap((entry) =>
+        targetsOf(entry).map((target) => ({ name, target, kind: entry.kind, space: growingSpace(entry) })),
+      ),
+    );
 }
 
 /** All sessions and kept locks, sorted by name. Never waits for a mount that does not answer longer than a second. */
@@ -144,10 +143,11 @@ function entriesOf(read: () => JournalEntry[]): JournalEntry[] {
 }
 
 function growingSpace({ data }: JournalEntry): GrowingSpace[] {
-  if (typeof data.overlay !== 'string') return [];
+  const file = data.overlay ?? data.scratch;
+  if (typeof file !== 'string') return [];
   try {
-    const { bavail, bsize } = fs.statfsSync(path.dirname(data.overlay));
-    return [{ path: data.overlay, used: fs.statSync(data.overlay).blocks * 512, free: bavail * bsize }];
+    const { bavail, bsize } = fs.statfsSync(path.dirname(file));
+    return [{ path: file, used: fs.statSync(file).blocks * 512, free: bavail * bsize }];
   } catch {
     return [];
   }

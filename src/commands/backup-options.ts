@@ -84,7 +84,7 @@ export function transportOption(): Option {
   return choiceOption('--transport <kind>', 'kernel takes root, native libfuse', choices).default('auto');
 }
 
-const SNAPSHOT_CHOICES = ['auto', 'overlay', 'lvm', 'reflink', 'none'] as const;
+const SNAPSHOT_CHOICES = ['auto', 'overlay', 'lvm', 'reflink', 'pull', 'none'] as const;
 
 /** The options that mount, run and dump share. */
 export function addBackupOptions(command: Command): Command {

@@ -60,7 +60,8 @@ function filesOf({ layers, sources }: TrackedDisk): FileState[] {
 function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): string | undefined {
   if (layers.some(({ format }) => format === SCATTERED_FORMAT))
     return 'the data of a VMDK can lie in other files';
-  if (layers.some(({ inUse }) => inUse === true)) return 'a VM has it open for writing';
+  if (layers.some(({ inUse, nbdExport }) => inUse === true || nbdExport !== undefined))
+    return 'a VM has it open for writing';
   for (const { path, mtime, ctime } of files) {
     if (!fs.statSync(path).isFile()) return `${path} is a block device, which has no time of its last write`;
     if (!LOCAL_FILE_SYSTEMS.has(fs.statfsSync(path).type))

@@ -5,7 +5,7 @@ import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 
 /** Names of all trackers: what `--track` takes. */
-export const TRACKER_KINDS = ['still', 'overlay', 'thin', 'reflink'] as const;
+export const TRACKER_KINDS = ['still', 'bitmap', 'overlay', 'thin', 'reflink'] as const;
 
 export type TrackerKind = (typeof TRACKER_KINDS)[number];
 
