@@ -62,6 +62,10 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
   const snapshot = snapshotOf(journal, target);
+  if (settings.keepOverlay && snapshot?.kind === OVERLAY_KIND && snapshot.data.definition === undefined)
+    reporter.warn(
+      `disk ${target}: its overlay cannot be kept: the VM is transient, and would start without it`,
+    );
   const kept = request.kept.filter(({ data }) => data.target === target);
   const tracking = await trackDisk({
     disk: {

@@ -1,9 +1,12 @@
+import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { checkName } from '../chunks/names.js';
 import { failed } from '../errors.js';
 import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
+import { readPending } from '../session/journal.js';
 import { selectDisks } from '../snapshot/select.js';
+import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { Point } from './chain-record.js';
 import { type ChainSession, type ChainSessionRequest, inChainSession, settleChain } from './chain-session.js';
 import { liveChainFile, readLiveChain } from './live-chain.js';
@@ -86,12 +89,22 @@ function warnOfMany({ name, state, reporter }: ChainRequest): void {
     reporter.warn(`${name} runs on ${most} layers: merge them with --consolidate or --consolidate-only`);
 }
 
+/** Overlays that --keep-overlay left are merged from below in time, and then a layer of a chain would lie on another image. */
+function checkKept({ name, state }: ChainRequest): void {
+  const file = state.keptJournal(name);
+  if (!fs.existsSync(file) || !readPending(file).some(({ kind }) => kind === OVERLAY_KIND)) return;
+  throw failed(`${name} is on an overlay that --keep-overlay left, and a chain cannot begin on that`, {
+    hint: `merge it first: chunkmount cleanup --kept --vm=${name}`,
+  });
+}
+
 /** Adds a point to a VM's chain of copies, and merges the VM's own layers, as asked for. */
 export async function runChain(request: ChainRequest): Promise<ChainResult> {
   const { name, to, signal } = request;
   checkName(name);
   const virsh = new Virsh({ connect: request.connect, signal });
   return inChainSession(request, async (session) => {
+    checkKept(request);
     const point = to === undefined ? null : await copy(request, to, session, virsh);
     const { consolidate: method } = request;
     let merged: string[] = [];

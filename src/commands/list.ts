@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { keptWarnings } from '../backup/kept-space.js';
 import {
   type KeptSummary,
   listKept,
@@ -81,7 +82,8 @@ function row(session: SessionSummary, coloured: boolean): string[] {
 }
 
 function keptSentence({ name, target, kind, space: [space] }: KeptSummary): string {
-  const size = space === undefined ? '' : `, ${formatBytes(space.used)}`;
+  const size =
+    space === undefined ? '' : `, ${formatBytes(space.used)}, ${formatBytes(space.free)} left where it lies`;
   return `${name}: the snapshot of disk ${target} (${kind}${size}) is kept for the next session; chunkmount cleanup --kept --vm=${name} ends it`;
 }
 
@@ -97,6 +99,8 @@ export async function runList(options: DirectoryOptions, context: CommandContext
     for (const warning of [...(daemon?.warnings ?? []), ...(daemon?.lost ?? [])])
       context.reporter.warn(`${name}: ${warning}`);
   for (const one of kept) context.reporter.notice(keptSentence(one));
+  for (const name of state.kept())
+    for (const warning of keptWarnings({ name, state })) context.reporter.warn(warning);
   if (sessions.length === 0) context.reporter.notice('there are no sessions');
 }
 

@@ -29,6 +29,8 @@ export type OverlayPosition =
   | { readonly kind: 'bypassed' }
   /** The QEMU process has it open although libvirt does not know. */
   | { readonly kind: 'unknown to libvirt' }
+  /** It has no base any more: somebody copied all of that into it, and it is the VM's own image now. */
+  | { readonly kind: 'standalone' }
   /** It is in a chain, but not as we made it. */
   | { readonly kind: 'strange'; readonly why: string };
 
@@ -51,6 +53,8 @@ function chainOf(disk: Disk | undefined): string[] {
 
 function inLiveChain(record: OverlayRecord, disk: Disk, at: number): OverlayPosition {
   const below = chainOf(disk)[at + 1];
+  if (below === undefined && disk.backing !== undefined && disk.mirror === undefined)
+    return { kind: 'standalone' };
   if (below !== record.base.path)
     return { kind: 'strange', why: `it lies on ${below} instead of ${record.base.path}` };
   if (disk.mirror === undefined) return { kind: at === 0 ? 'top' : 'middle' };

@@ -58,7 +58,8 @@ async function settle(one: OverlayCase): Promise<OverlayPosition> {
 }
 
 async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
-  const { overlay, base } = one.record;
+  const { context, record } = one;
+  const { domain, target, overlay, base } = record;
   switch (position.kind) {
     case 'top':
     case 'merging':
@@ -90,6 +91,10 @@ async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
         one,
         `the VM writes to ${overlay}, but libvirt takes it to be on ${base.path}`,
         'shut the VM down, then run cleanup again',
+      );
+    case 'standalone':
+      return context.reporter.warn(
+        `disk ${target} of ${domain.name}: ${base.path} was copied into the overlay ${overlay}, which is the VM's image from now on`,
       );
     case 'strange':
       throw stuck(one, position.why, 'see virsh dumpxml; end what works on the disk, then run cleanup again');
@@ -133,17 +138,22 @@ async function undoAbove(one: OverlayCase, { kind }: OverlayPosition): Promise<b
   return above.length > 0;
 }
 
-async function merge(one: OverlayCase): Promise<void> {
+/** Returns whether the overlay is ours still: else it stays where it is. */
+async function merge(one: OverlayCase): Promise<boolean> {
   const { context, virsh, record } = one;
   for (let change = 0; ; change++) {
     const position = await settle(one);
     context.reporter.debug(`disk ${record.target}: overlay ${record.overlay} is "${position.kind}"`);
     // Merged before; but the VM may have been started on the overlay again since.
-    if (record.merged === true && isAbsent(position)) return;
-    if (isAbsent(position) && (await wasMergedFromBelow(one))) return passOnBase(one, undefined);
+    if (record.merged === true && isAbsent(position)) return true;
+    if (isAbsent(position) && (await wasMergedFromBelow(one))) {
+      passOnBase(one, undefined);
+      return true;
+    }
     if (await undoAbove(one, position)) continue;
     try {
-      return await act(one, position);
+      await act(one, position);
+      return position.kind !== 'standalone';
     } catch (error) {
       const now = await findOverlay(virsh, record);
       if (isSameWay(now, position) || change === MAX_CHANGES_OF_WAY) throw error;
@@ -158,7 +168,7 @@ async function merge(one: OverlayCase): Promise<void> {
  */
 export const undoOverlay: UndoHandler = async (entry, context) => {
   const one = overlayCase(entry, context);
-  await merge(one);
+  if (!(await merge(one))) return;
   if (one.record.merged !== true) context.journal.done(entry, { merged: true });
   await restoreDefinition(one);
   await removeFile(one);
