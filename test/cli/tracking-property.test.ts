@@ -103,7 +103,7 @@ async function take(given: Event, disk: TrackedDisk, seen: Seen): Promise<void> 
       });
     case 'written meanwhile':
       seen.disturb();
-      return mounted(disk, () => disk.change(given.chunk));
+      return mounted(disk, () => disk.changeMeanwhile(given.chunk));
   }
 }
 
