@@ -116,20 +116,13 @@ export function deviceNumber(rdev: bigint): DeviceNumber {
   return { major: Number(major), minor: Number(minor) };
 }
 
-/** The active volume of that number, hidden ones included; undefined if there is none. */
-export async function volumeByNumber(
-  { major, minor }: DeviceNumber,
-  signal?: AbortSignal,
-): Promise<LogicalVolume | undefined> {
-  return (await select(`lv_kernel_major=${major} && lv_kernel_minor=${minor}`, signal))[0];
-}
-
 /** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
 export async function volumeOfDevice(path: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
   const stat = fs.statSync(path, { throwIfNoEntry: false, bigint: true });
   if (stat?.isBlockDevice() !== true) return undefined;
   const device = deviceNumber(stat.rdev);
-  return mapperUuid(device)?.startsWith('LVM-') === true ? volumeByNumber(device, signal) : undefined;
+  if (mapperUuid(device)?.startsWith('LVM-') !== true) return undefined;
+  return (await select(`lv_kernel_major=${device.major} && lv_kernel_minor=${device.minor}`, signal))[0];
 }
 
 /** What device-mapper has as UUID of a device; undefined if it is none of its own. */
@@ -139,7 +132,12 @@ export function mapperUuid({ major, minor }: DeviceNumber): string | undefined {
 
 /** The volume with that UUID, whatever its name is by now; undefined if there is none. */
 export async function volumeByUuid(uuid: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
-  return (await select(`lv_uuid=${JSON.stringify(uuid)}`, signal))[0];
+  return (await volumesByUuid([uuid], signal))[0];
+}
+
+/** Those of the volumes with these UUIDs that there are, in any order. */
+export function volumesByUuid(uuids: readonly string[], signal?: AbortSignal): Promise<LogicalVolume[]> {
+  return select(uuids.map((uuid) => `lv_uuid=${JSON.stringify(uuid)}`).join(' || '), signal);
 }
 
 /** The volume of that name, undefined if there is none. */

@@ -5,7 +5,7 @@ import { CommandError, run } from '../host/exec.js';
 import { usersOf } from '../host/path-users.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
-import { deviceNumber, volumeByNumber, volumeByUuid } from './logical-volume.js';
+import { deviceNumber, volumeByUuid } from './logical-volume.js';
 import { type ActivePool, activePool, poolStatus, releaseMetadata, reserveMetadata } from './lvm-pool.js';
 
 /** Journal kind of the metadata snapshot of a thin pool. A pool has one at most, and it stays over a reboot. */
@@ -27,35 +27,53 @@ export interface PoolName {
   readonly uuid: string;
 }
 
+/** Opens the device of a pool's metadata, for reading. LVM shows hidden volumes nowhere but under their device-mapper name. */
+function openMetadata({ metadata: { major, minor } }: ActivePool): {
+  readonly fd: number;
+  readonly device: string;
+} {
+  const name = fs.readFileSync(`/sys/dev/block/${major}:${minor}/dm/name`, 'utf8').trim();
+  const device = `/dev/mapper/${name}`;
+  const fd = fs.openSync(device, 'r');
+  const opened = deviceNumber(fs.fstatSync(fd, { bigint: true }).rdev);
+  if (opened.major === major && opened.minor === minor) return { fd, device };
+  fs.closeSync(fd);
+  throw failed(`${device} is not the metadata of the thin pool`);
+}
+
 /**
  * Does `work` while nobody else of us uses the metadata of the pool. The lock is flock(2) on the metadata's device, as for any program that
  * wants a block device to itself, and goes when we die.
  */
 async function whileLocked<T>(pool: ActivePool, work: (device: string) => Promise<T>): Promise<T> {
-  const { metadata } = pool;
-  const volume = await volumeByNumber(metadata);
-  if (volume === undefined) throw failed('LVM does not know the metadata of the thin pool');
-  const fd = fs.openSync(volume.device, 'r');
+  const { fd, device } = openMetadata(pool);
   try {
-    const { major, minor } = deviceNumber(fs.fstatSync(fd, { bigint: true }).rdev);
-    if (major !== metadata.major || minor !== metadata.minor)
-      throw failed(`${volume.device} is not the metadata of the thin pool`);
     const args = ['-x', '-w', String(LOCK_SECONDS), '-E', String(LOCK_CONFLICT_EXIT_CODE), '3'];
     const { exitCode } = await run('flock', args, {
       descriptors: [fd],
       accept: [LOCK_CONFLICT_EXIT_CODE],
       timeoutMs: 2 * LOCK_SECONDS * 1000,
     });
-    if (exitCode !== 0) throw failed(`${volume.device} is in use by another session`);
-    return await work(volume.device);
+    if (exitCode !== 0) throw failed(`${device} is in use by another session`);
+    return await work(device);
   } finally {
     fs.closeSync(fd);
   }
 }
 
-/** Whether the reservation failed because the kernel refused it: then nothing is ours. */
+/** Whether a command came to its end: then the kernel refused what it asked for, and nothing of it is ours. */
 function wasRefused(error: unknown): boolean {
   return error instanceof CommandError && error.exitCode !== undefined;
+}
+
+/** What is not known to be refused stays in the journal, for cleanup. */
+async function reserve(pool: ActivePool, uuid: string, journal: Journal): Promise<JournalEntry> {
+  const entry = journal.intend(POOL_METADATA_KIND, { pool: uuid });
+  await reserveMetadata(pool).catch((error: unknown) => {
+    if (wasRefused(error)) journal.undone(entry);
+    throw error;
+  });
+  return journal.done(entry, { held: (await poolStatus(pool)).held });
 }
 
 /**
@@ -74,20 +92,12 @@ export async function whileHoldingMetadata<T>(
     if (!sound) throw failed(`the thin pool ${group}/${name} is full or damaged`);
     if (held !== undefined)
       throw failed(`somebody else holds the metadata of the thin pool ${group}/${name}`);
-    const entry = journal.intend(POOL_METADATA_KIND, { pool: uuid });
-    let reserved = entry;
+    const entry = await reserve(pool, uuid, journal);
     try {
-      await reserveMetadata(pool);
-      reserved = journal.done(entry, { held: (await poolStatus(pool)).held });
       return await work(device, pool);
-    } catch (error) {
-      if (reserved === entry && wasRefused(error)) journal.undone(entry);
-      throw error;
     } finally {
-      if (journal.pending().some(({ seq }) => seq === entry.seq)) {
-        await releaseOurs(reserved, pool, device);
-        journal.undone(reserved);
-      }
+      await releaseMetadata(pool);
+      journal.undone(entry);
     }
   });
 }

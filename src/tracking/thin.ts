@@ -8,6 +8,7 @@ import {
   mapperUuid,
   volumeByUuid,
   volumeOfDevice,
+  volumesByUuid,
 } from '../snapshot/logical-volume.js';
 import { whileHoldingMetadata } from '../snapshot/lvm-metadata.js';
 import { isWithin } from '../snapshot/lvm-pool.js';
@@ -27,7 +28,7 @@ const Thin = v.object({
 });
 
 const FactsSchema = v.object({
-  pool: v.object({ uuid: v.string(), transaction: Count }),
+  pool: v.object({ uuid: v.string(), group: v.string(), name: v.string(), transaction: Count }),
   origin: Thin,
   snapshot: v.object({ ...Thin.entries, device: v.string() }),
   /** Bytes. */
@@ -49,10 +50,16 @@ function thinOf({ uuid, thinId, transaction, group, name }: LogicalVolume): v.In
   return { uuid, thinId, transaction };
 }
 
-async function volume(uuid: string | undefined, what: string): Promise<LogicalVolume> {
-  const found = uuid === undefined ? undefined : await volumeByUuid(uuid);
-  if (found === undefined) throw failed(`${what} is gone`);
-  return found;
+/** The volume and the thin pool of a snapshot. */
+async function surroundings({
+  originUuid,
+  poolUuid,
+}: LogicalVolume): Promise<[LogicalVolume, LogicalVolume]> {
+  const found = await volumesByUuid([originUuid ?? '', poolUuid ?? '']);
+  const origin = found.find(({ uuid }) => uuid === originUuid);
+  const pool = found.find(({ uuid }) => uuid === poolUuid);
+  if (origin === undefined || pool === undefined) throw failed('its volume or thin pool is gone');
+  return [origin, pool];
 }
 
 /** Why the blocks of its volume do not tell what changed on the disk; undefined if they do. */
@@ -74,11 +81,10 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
     const device = disk.layers[0]!.path;
     const snapshot = await volumeOfDevice(device);
     if (snapshot === undefined || snapshot.uuid !== record.uuid) return none(`${device} is not its snapshot`);
-    const origin = await volume(record.origin.uuid, 'its volume');
-    if (snapshot.originUuid !== origin.uuid) return none('its snapshot is one of another volume');
-    const pool = await volume(snapshot.poolUuid, 'its thin pool');
+    const [origin, { uuid, group, name, transaction = 0 }] = await surroundings(snapshot);
+    if (origin.uuid !== record.origin.uuid) return none('its snapshot is one of another volume');
     const facts: ThinFacts = {
-      pool: { uuid: pool.uuid, transaction: pool.transaction ?? 0 },
+      pool: { uuid, group, name, transaction },
       origin: thinOf(origin),
       snapshot: { ...thinOf(snapshot), device },
       size: snapshot.size,
@@ -117,9 +123,8 @@ async function compare(
   { journal, signal }: Comparing,
 ): Promise<readonly ByteRange[]> {
   if (journal === undefined) throw failed('only in a session may it hold the metadata of the thin pool');
-  const { group, name, uuid } = await volume(now.pool.uuid, 'the thin pool');
   const number = deviceNumber(fs.statSync(now.snapshot.device, { bigint: true }).rdev);
-  const ranges = await whileHoldingMetadata({ group, name, uuid }, journal, async (device, pool) => {
+  const ranges = await whileHoldingMetadata(now.pool, journal, async (device, pool) => {
     if (!(await isWithin(number, pool, now.snapshot.thinId)))
       throw failed('a part of the volume lies outside of its thin pool');
     const ids = { left: before.snapshot.thinId, right: now.snapshot.thinId };
