@@ -127,10 +127,18 @@ function isSameWay(a: OverlayPosition, b: OverlayPosition): boolean {
   return a.kind === b.kind || (live(a) && live(b));
 }
 
+/** Where an overlay is when it cannot be merged from below. */
+const NOT_FROM_BELOW: ReadonlySet<OverlayPosition['kind']> = new Set([
+  'top while off',
+  'middle while off',
+  'unused while off',
+  'left',
+  'bypassed',
+]);
+
 /** Where an overlay cannot be merged from below, what was made on it is merged into it first. Returns whether there was anything. */
 async function undoAbove(one: OverlayCase, { kind }: OverlayPosition): Promise<boolean> {
-  if (kind === 'middle' || kind === 'top' || kind === 'merging') return false;
-  const above = entriesOn(one);
+  const above = NOT_FROM_BELOW.has(kind) ? entriesOn(one) : [];
   for (const entry of above) {
     await undoOverlay(entry, one.context);
     one.context.journal.undone(entry);

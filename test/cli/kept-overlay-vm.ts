@@ -2,10 +2,13 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { execa } from 'execa';
 import { expect } from 'vitest';
+import { findProcesses } from '../../src/host/process-list.js';
 import { loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
 import { type CliResult, TestChunkmount } from '../support/chunkmount.js';
 import { noise } from '../support/images.js';
-import { type Extent, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { type Extent, eventually, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+
+const PRELOAD = path.join(import.meta.dirname, '../crash/die-at-record.mjs');
 
 export const MIB = 1024 * 1024;
 export const CHUNK = 64 * 1024;
@@ -65,6 +68,36 @@ export class KeptOverlayVm {
     this.domain = await this.libvirt.define(`kept${this.#count}`, this.disks, options);
   }
 
+  /** The same VM with nothing but its second disk. */
+  async onlyQcow2(): Promise<void> {
+    await this.libvirt.remove(this.domain);
+    fs.rmSync(this.disks.shift()!.path);
+    this.domain = await this.libvirt.define(this.name, this.disks);
+  }
+
+  indexPath(name: string): string {
+    return path.join(this.chunkmount.stateDirectory, 'index', this.name, name);
+  }
+
+  /** Waits until the session that is mounted knows every chunk. */
+  async scanned(): Promise<void> {
+    await eventually(async () => {
+      const { sessions } = JSON.parse(await this.chunkmount.succeed('list', '--json')) as {
+        sessions: { daemon: { scan: { resolved: number; chunks: number } } | null }[];
+      };
+      const scan = sessions[0]?.daemon?.scan;
+      return scan !== undefined && scan.resolved === scan.chunks;
+    });
+  }
+
+  /** Kills the daemon of the session that is mounted. */
+  async killDaemon(): Promise<void> {
+    const directory = path.join(this.chunkmount.stateDirectory, 'sessions', this.name);
+    const daemons = () => findProcesses((argv) => argv.at(-1) === directory);
+    for (const { pid } of daemons()) process.kill(pid, 'SIGKILL');
+    await eventually(async () => daemons().length === 0);
+  }
+
   async dispose(): Promise<void> {
     await this.libvirt.remove(this.domain);
     fs.rmSync(this.directory, { recursive: true });
@@ -89,9 +122,10 @@ export class KeptOverlayVm {
 
   /** Of each disk as the guest sees it. */
   async sums(): Promise<string[]> {
-    const disks = (await loadDomain(this.libvirt.virsh, this.name)).disks;
+    const { disks, active } = await loadDomain(this.libvirt.virsh, this.name);
     const sums: string[] = [];
     for (const disk of disks) {
+      if (active) await this.libvirt.guestFlush(this.domain, disk.target);
       const flat = this.chunkmount.path('flat');
       await execa('qemu-img', ['convert', '-U', '-f', disk.format!, '-O', 'raw', disk.path!, flat]);
       sums.push((await execa('sha256sum', [flat])).stdout.split(' ')[0]!);
@@ -111,14 +145,33 @@ export class KeptOverlayVm {
 
   /** A session whose tree is compared with the disks. */
   async session(...options: string[]): Promise<KeptSession> {
+    return this.#session(options, {});
+  }
+
+  /** The same; it dies right after its nth journal record. `records`: how many it wrote. */
+  async dying(at: number, ...options: string[]): Promise<{ died: boolean; records: number }> {
+    const file = this.chunkmount.path('count');
+    fs.writeFileSync(file, '0');
+    const env = { NODE_OPTIONS: `--import=${PRELOAD}`, CRASH_AT: String(at), CRASH_COUNT: file };
+    const { result } = await this.#session(options, env);
+    return { died: result.exitCode === undefined, records: Number(fs.readFileSync(file, 'utf8')) };
+  }
+
+  async #session(options: readonly string[], env: Record<string, string>): Promise<KeptSession> {
     const before = await this.sums();
     const targets = this.disks.map(({ target }) => target);
     const script =
       `cd "$CHUNKMOUNT_TREE" && xxhsum --quiet -c ${targets.map((target) => `${target}.xxh64`).join(' ')} && ` +
       `for disk in ${targets.join(' ')}; do find $disk -type f | sort | xargs cat | sha256sum; done`;
-    const result = await this.chunkmount.run(['run', ...this.args(...options), '--', 'sh', '-c', script]);
+    const result = await this.chunkmount.run(
+      ['run', ...this.args(...options), '--', 'sh', '-c', script],
+      env,
+    );
     const { stdout, stderr } = result;
-    expect(stdout.split('\n').map((line) => line.split(' ')[0]), stderr).toEqual([...before, '']);
+    expect(
+      stdout.split('\n').map((line) => line.split(' ')[0]),
+      stderr,
+    ).toEqual([...before, '']);
     return { result, ...told(stderr) };
   }
 

@@ -209,13 +209,17 @@ export class TestLibvirt {
   /** Discards as the guest would. */
   async guestDiscard(domain: TestDomain, target: string, range: Omit<Extent, 'pattern'>): Promise<void> {
     await this.#qemuIo(domain, target, `discard ${range.offset} ${range.length}`);
+  }
+
+  /** Makes QEMU write what it has in memory of the image. */
+  async guestFlush(domain: TestDomain, target: string): Promise<void> {
     await this.#qemuIo(domain, target, 'flush');
   }
 
   /** Throws unless the guest would read `pattern` there. */
   async guestVerify(domain: TestDomain, target: string, read: Extent): Promise<void> {
     // QEMU prints what qemu-io said into its own log, late; so the image that the guest uses now is looked at instead.
-    await this.#qemuIo(domain, target, 'flush');
+    await this.guestFlush(domain, target);
     const disk = (await loadDomain(this.virsh, domain.name)).disks.find((one) => one.target === target);
     if (!(await hasPattern(disk!.path!, disk!.format!, read))) {
       throw new Error(
