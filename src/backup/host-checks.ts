@@ -4,7 +4,9 @@ import { messageOf } from '../errors.js';
 import { loadFuseNative } from '../fuse/native/load.js';
 import { run } from '../host/exec.js';
 import { type DomainName, Virsh } from '../libvirt/virsh.js';
+import { StateDirectory } from '../session/state-directory.js';
 import type { CheckResult } from './check-result.js';
+import { keptWarnings } from './kept-space.js';
 import { checkVms } from './vm-checks.js';
 
 interface Program {
@@ -227,6 +229,17 @@ function checkDirectory(name: string, directory: string): CheckResult {
   return { name, state: 'ok', detail: directory, free };
 }
 
+/** The overlays that --keep-overlay left: they grow. */
+function checkKept(stateDirectory: string): CheckResult[] {
+  const state = new StateDirectory(stateDirectory);
+  return state.kept().flatMap((vm) => {
+    const warnings = keptWarnings({ name: vm, state });
+    const name = `${vm}: kept overlay`;
+    const fix = `chunkmount cleanup --kept --vm=${vm}`;
+    return warnings.map((detail) => ({ name, state: 'poor' as const, detail, need: 'the VM to go on', fix }));
+  });
+}
+
 /** Looks at what chunkmount needs on this host. Changes nothing. */
 export async function checkHost(
   options: LibvirtWanted & { readonly stateDirectory: string; readonly backupDirectory: string },
@@ -242,6 +255,7 @@ export async function checkHost(
     checkLibvirt(options),
     checkDirectory('state directory', options.stateDirectory),
     checkDirectory('backup directory', options.backupDirectory),
+    checkKept(options.stateDirectory),
   ]);
   return checks.flat();
 }

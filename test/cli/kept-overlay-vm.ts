@@ -167,7 +167,9 @@ export class KeptOverlayVm {
       ['run', ...this.args(...options), '--', 'sh', '-c', script],
       env,
     );
-    const { stdout, stderr } = result;
+    const { exitCode, stdout, stderr } = result;
+    // Killed before there was a tree.
+    if (exitCode === undefined && stdout === '') return { result, ...told(stderr) };
     expect(
       stdout.split('\n').map((line) => line.split(' ')[0]),
       stderr,
