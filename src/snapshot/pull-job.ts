@@ -1,5 +1,5 @@
-import * as net from 'node:net';
 import { failed } from '../errors.js';
+import { readIfExists } from '../host/durable.js';
 import { bootId, isAlive } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
 import { type RunningBackup, runningBackup } from '../libvirt/backup-job.js';
@@ -11,7 +11,6 @@ const LATE_JOB_MS = 60_000;
 const UNSEEN_REQUEST_MS = 5_000;
 const POLL_MS = 250;
 const END_TIMEOUT_MS = 60_000;
-const CONNECT_TIMEOUT_MS = 2_000;
 
 function pause(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, POLL_MS));
@@ -66,16 +65,15 @@ export async function endJob(virsh: Virsh, record: JobRecord, signal?: AbortSign
   }
 }
 
-/** Whether the job's server still answers: it ends with the job, and with QEMU. */
-export function isServing({ socket }: Pick<JobRecord, 'socket'>): Promise<boolean> {
-  return new Promise((resolve) => {
-    const connection = net.connect({ path: socket });
-    const end = (answer: boolean) => {
-      connection.destroy();
-      resolve(answer);
-    };
-    connection.setTimeout(CONNECT_TIMEOUT_MS, () => end(true));
-    connection.once('connect', () => end(true));
-    connection.once('error', () => end(false));
-  });
+/** `ffff…: 00000002 00000000 00010000 0001 01 4711 /path`: a listening stream socket; see proc_net_unix in unix(7), and net/unix/af_unix.c. */
+const LISTENING = /^\S+ \S+ \S+ 00010000 0001 01 +\d+ (.+)$/gm;
+
+/**
+ * Whether the job's server still listens: it ends with the job, and with QEMU. Nothing connects for that: QEMU before 9.1 can crash
+ * when its server is stopped while somebody begins to talk to it (CVE-2024-7409).
+ */
+export function isServing({ socket, qemu }: Pick<JobRecord, 'socket' | 'qemu'>): boolean {
+  if (!isAlive(qemu)) return false;
+  const sockets = readIfExists(`/proc/${qemu.pid}/net/unix`) ?? '';
+  return [...sockets.matchAll(LISTENING)].some(([, path]) => path === socket);
 }

@@ -54,7 +54,7 @@ export async function watchPull(entry: JournalEntry, request: WatchRequest, once
       return;
     }
     lose(short);
-  } else if (!(await isServing(record))) {
+  } else if (!isServing(record)) {
     lose(`the backup job of ${record.domain.name} ended too early`);
   }
 }
