@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 const UNITS = ['', 'K', 'M', 'G', 'T'];
 
 /** Bytes of `256M`, `4G`, `0`. */
-function parseSize(text, option) {
+export function parseSize(text, option) {
   const match = /^([0-9]{1,12})([KMGT]?)$/i.exec(text);
   if (match === null) throw new Error(`--${option}=${text} is no size: give it like 256M or 4G`);
   return Number(match[1]) * 1024 ** UNITS.indexOf(match[2].toUpperCase());
