@@ -71,7 +71,7 @@ describe.each(SHELLS)('%s completes', (name) => {
     ['chunkmount completion ', ['bash', 'zsh']],
     ['chunkmount chain ', ['list', 'restore']],
     ['chunkmount run --transport=', ['auto', 'kernel', 'native']],
-    ['chunkmount --snapshot ', ['auto', 'lvm', 'none', 'overlay']],
+    ['chunkmount --snapshot ', ['auto', 'lvm', 'none', 'overlay', 'pull', 'reflink']],
     ['chunkmount dump --quiesce=', ['require', 'try']],
     ['chunkmount mount --owner=roo', ['root']],
     ['chunkmount --connect=qemu:///se', ['qemu:///session']],

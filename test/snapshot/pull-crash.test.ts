@@ -1,0 +1,216 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { runningBackup } from '../../src/libvirt/backup-job.js';
+import { listCheckpoints } from '../../src/libvirt/checkpoints.js';
+import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { undoAll } from '../../src/session/undo.js';
+import { pullProvider } from '../../src/snapshot/pull.js';
+import { socketDirectory } from '../../src/snapshot/pull-place.js';
+import { snapshotUndo } from '../../src/snapshot/select.js';
+import { DyingJournal } from '../support/dying-journal.js';
+import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { SnapshotSession } from '../support/snapshot-session.js';
+
+const MIB = 1024 * 1024;
+const checkpoints = { since: new Map<string, string>() };
+
+let libvirt: TestLibvirt;
+let directory: string;
+let domain: TestDomain;
+let session: SnapshotSession;
+let count = 0;
+
+beforeAll(async () => {
+  libvirt = await TestLibvirt.start();
+  directory = path.join(libvirt.directory, 'images');
+  fs.mkdirSync(directory);
+  const disks = [
+    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
+    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
+  ];
+  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, 0x11);
+  domain = await libvirt.define('crash', disks);
+});
+
+afterAll(() => libvirt?.close());
+
+beforeEach(() => {
+  count++;
+  session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `session-${count}`), `p${count}`);
+});
+
+afterEach(async () => {
+  await session.undo();
+  if ((await libvirt.virsh.state(domain.uuid)).state === 'shut off') await libvirt.virsh.start(domain.uuid);
+});
+
+/** Nothing is left of the session. */
+async function expectRestored(): Promise<void> {
+  expect(session.journal.pending()).toEqual([]);
+  expect(fs.readdirSync(directory).sort()).toEqual(['vda.qcow2', 'vdb.img']);
+  expect(fs.existsSync(socketDirectory(session.id))).toBe(false);
+  expect(await runningBackup(libvirt.virsh, domain.uuid)).toBeUndefined();
+  expect(await listCheckpoints(libvirt.virsh, domain.uuid)).toEqual([]);
+}
+
+function freeze(): Promise<unknown> {
+  return session.freeze(pullProvider, domain.name, { checkpoints });
+}
+
+/** Freezes as in a process that dies. Returns whether it died before it had finished. */
+async function dyingFreeze(records: number, before: boolean): Promise<boolean> {
+  const journal = new DyingJournal(session.journal.file, records, before);
+  const loaded = await loadDomain(libvirt.virsh, domain.name);
+  const { virsh } = libvirt;
+  const options = { quiesce: 'no', checkpoints } as const;
+  const request = { virsh, domain: loaded, disks: loaded.disks, sessionId: session.id, options, journal };
+  try {
+    await pullProvider.freeze({ ...request, reporter: session.reporter });
+    return false;
+  } catch (error) {
+    if (!journal.died) throw error;
+    return true;
+  } finally {
+    journal.close();
+  }
+}
+
+/** More than the journal gets: so the last one does not die at all. */
+const RECORDS = Array.from({ length: 12 }, (_, index) => index + 1);
+
+describe('killed while freezing', () => {
+  it.each(RECORDS)('after journal record %i', async (records) => {
+    expect(await dyingFreeze(records, false)).toBe(records <= 11);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it.each(RECORDS)('before journal record %i was written', async (records) => {
+    expect(await dyingFreeze(records, true)).toBe(records <= 11);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+});
+
+describe('killed while undoing', () => {
+  async function dyingUndo(records: number): Promise<void> {
+    await freeze();
+    const journal = new DyingJournal(session.journal.file, records, false);
+    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
+    expect(journal.died).toBe(records <= 4);
+    journal.close();
+  }
+
+  it.each([1, 2, 3, 4, 5])('after journal record %i: the next cleanup finishes', async (records) => {
+    await dyingUndo(records);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it('after journal record 1, and QEMU too', async () => {
+    await dyingUndo(1);
+    await libvirt.killQemu(domain);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+});
+
+describe('what happens to the job meanwhile', () => {
+  it('QEMU is killed: cleanup removes the broken checkpoint without it', async () => {
+    await freeze();
+    await libvirt.killQemu(domain);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it('QEMU is killed and started again: cleanup removes the broken checkpoint, and the disk can be resized', async () => {
+    await freeze();
+    await libvirt.killQemu(domain);
+    await libvirt.virsh.start(domain.uuid);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+    await libvirt.virsh.call('blockresize', ['--domain', domain.uuid, '--path', 'vda', '--size', '8M']);
+  });
+
+  it('the VM is shut down', async () => {
+    await freeze();
+    await libvirt.virsh.call('destroy', ['--domain', domain.uuid]);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it('somebody ended it, and begins one of their own, which is left alone', async () => {
+    await freeze();
+    await libvirt.virsh.abortDomainJob(domain.uuid);
+    const [xml, scratch] = ['other.xml', 'other.scratch'].map((name) => path.join(libvirt.directory, name));
+    const disk = `<disk name='vda' backup='yes' type='file'><driver type='qcow2'/><scratch file='${scratch}'/></disk>`;
+    const socket = path.join(libvirt.directory, 'other.sock');
+    fs.writeFileSync(
+      xml!,
+      `<domainbackup mode='pull'><server transport='unix' socket='${socket}'/><disks>${disk}<disk name='vdb' backup='no'/></disks></domainbackup>`,
+    );
+    await libvirt.virsh.call('backup-begin', ['--domain', domain.uuid, '--backupxml', xml!]);
+    const errors = await session.undo();
+    expect(errors.map(({ message }) => message)).toEqual([
+      expect.stringContaining('cannot be deleted: a job works on the VM'),
+    ]);
+    expect((await runningBackup(libvirt.virsh, domain.uuid))?.socket).toBe(socket);
+    await libvirt.virsh.abortDomainJob(domain.uuid);
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it('libvirtd is killed: cleanup fails while it is away, and works when it is back', async () => {
+    await freeze();
+    await libvirt.stopDaemon('SIGKILL');
+    const errors = await session.undo();
+    expect(errors.length).toBeGreaterThan(0);
+    await libvirt.startDaemon();
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
+  it('the scratch file is another one: it is left alone', async () => {
+    await freeze();
+    const scratch = path.join(directory, `vda.cm-${session.id}.scratch.qcow2`);
+    fs.renameSync(scratch, `${scratch}.old`);
+    fs.writeFileSync(scratch, 'mine');
+    expect(await session.undo()).toEqual([]);
+    expect(session.reporter.messages.join('\n')).toContain('is left alone');
+    expect(fs.readFileSync(scratch, 'utf8')).toBe('mine');
+    fs.rmSync(scratch);
+    fs.rmSync(`${scratch}.old`);
+    await expectRestored();
+  });
+});
+
+describe('killed while libvirt begins the job', () => {
+  const real = process.env.PATH;
+  afterEach(() => {
+    process.env.PATH = real;
+  });
+
+  it('a job that comes seconds later is found and ended', async () => {
+    const bin = path.join(libvirt.directory, 'bin');
+    fs.mkdirSync(bin);
+    // Goes on in the background when it is killed, and takes its time: as libvirtd does.
+    const script = `#!/bin/sh
+case "$*" in
+  *backup-begin*) PATH='${real}' setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" 3<&3 4<&4 >/dev/null 2>&1 &
+    exec sleep 60;;
+  *) PATH='${real}' exec virsh "$@";;
+esac
+`;
+    fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
+    process.env.PATH = `${bin}:${real}`;
+    const signal = AbortSignal.timeout(2000);
+    await expect(session.freeze(pullProvider, domain.name, { checkpoints, signal })).rejects.toThrow(
+      /abort|stopped/,
+    );
+    const started = Date.now();
+    expect(await session.undo()).toEqual([]);
+    expect(Date.now() - started).toBeGreaterThan(500);
+    await expectRestored();
+  });
+});
