@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
+import type { ExtentMap } from '../image/extent-map.js';
 import { ExtentMapBuilder } from '../image/extent-map-builder.js';
 import { isSameMap, readFileExtents } from '../image/file-extents.js';
 import { inspectImage } from '../image/inspect.js';
@@ -8,9 +9,9 @@ import { cloneDamage, readCloneRecord } from '../snapshot/clone-record.js';
 import { sharesBlocks } from '../snapshot/share-blocks.js';
 import { REFLINK_KIND } from '../snapshot/watched-kinds.js';
 import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
-import { differentRanges, type MappedDisk } from './shared-blocks.js';
+import { differentRanges, type MappedDisk, union } from './shared-blocks.js';
 import { stillTracker } from './still.js';
-import type { Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
 
 /*
  * The clone that the last session kept still holds its blocks: nobody can overwrite them in place (what is shared is copied when it is
@@ -136,37 +137,45 @@ function rawMap({ path, size }: FileState, blocks: MappedDisk['blocks']): Mapped
   };
 }
 
-async function mapsOf(
-  before: ReflinkFacts,
-  now: ReflinkFacts,
-  { disk, reporter, signal }: Comparing,
-): Promise<readonly [MappedDisk, MappedDisk]> {
-  const [kept, current] = await opened(before.file, (old) =>
-    opened(now.file, async (fd) => {
+/** Maps of blocks: of the kept clone, of what is there now, and of the kept clone again. */
+async function blocksOf(
+  before: FileState,
+  now: FileState,
+  signal: AbortSignal | undefined,
+): Promise<readonly [ExtentMap, ExtentMap, ExtentMap]> {
+  return opened(before, (old) =>
+    opened(now, async (fd) => {
       const first = await readFileExtents(old, signal);
-      const second = await readFileExtents(fd, signal);
-      // Were blocks moved meanwhile, both could have had the same ones, one after the other.
-      if (!isSameMap(first, await readFileExtents(old, signal)))
-        throw failed(`the file system moves blocks of ${before.file.path} at this moment`);
-      return [first, second] as const;
+      const current = await readFileExtents(fd, signal);
+      return [first, current, await readFileExtents(old, signal)] as const;
     }),
   );
-  const { path, format } = before.file;
-  if (format === 'raw') return [rawMap(before.file, kept), rawMap(now.file, current)];
-  const { extents, sources } = await inspectImage({ path, format }, { reporter, signal });
-  return [
-    { file: path, extents, sources, blocks: kept },
-    { file: now.file.path, extents: disk.extents, sources: disk.sources, blocks: current },
-  ];
+}
+
+async function rangesOf(
+  { file: kept }: ReflinkFacts,
+  { file: now }: ReflinkFacts,
+  { disk, reporter, signal }: Comparing,
+): Promise<readonly ByteRange[] | string> {
+  const [first, current, again] = await blocksOf(kept, now, signal);
+  const { path, format } = kept;
+  const raw = format === 'raw';
+  const then = raw ? undefined : await inspectImage({ path, format }, { reporter, signal });
+  const today = raw ? rawMap(now, current) : { file: now.path, ...disk, blocks: current };
+  const old = (blocks: ExtentMap): MappedDisk =>
+    then === undefined ? rawMap(kept, blocks) : { file: path, ...then, blocks };
+  if (old(first).extents.size !== today.extents.size)
+    return `the disk was resized from ${old(first).extents.size} bytes`;
+  const ranges = differentRanges(old(first), today);
+  // Had blocks been moved meanwhile, both files could have had the same ones, one after the other.
+  return isSameMap(first, again) ? ranges : union(ranges, differentRanges(old(again), today));
 }
 
 async function compare(before: ReflinkFacts, now: ReflinkFacts, comparing: Comparing): Promise<Changes> {
   const reason = await whyUnknown(before, now, comparing);
   if (reason !== undefined) return unknown(reason);
-  const [old, current] = await mapsOf(before, now, comparing);
-  if (old.extents.size !== current.extents.size)
-    return unknown(`the disk was resized from ${old.extents.size} bytes`);
-  const ranges = differentRanges(old, current);
+  const ranges = await rangesOf(before, now, comparing);
+  if (typeof ranges === 'string') return unknown(ranges);
   const meanwhile = keptDifference(before.file, now.file);
   return meanwhile === undefined ? { kind: 'known', ranges } : unknown(meanwhile);
 }

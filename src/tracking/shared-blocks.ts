@@ -29,9 +29,17 @@ class Ranges {
 
   add(start: number, end: number): void {
     const last = this.found.at(-1);
-    if (last?.end === start) last.end = end;
+    if (last !== undefined && last.end >= start) last.end = Math.max(last.end, end);
     else if (start < end) this.found.push({ start, end });
   }
+}
+
+/** What is in one of two lists of ranges, or in both. */
+export function union(a: readonly ByteRange[], b: readonly ByteRange[]): ByteRange[] {
+  const all = new Ranges();
+  for (const { start, end } of [...a, ...b].sort((one, other) => one.start - other.start))
+    all.add(start, end);
+  return all.found;
 }
 
 /** Part of the disk that is one extent in either map. */

@@ -6,7 +6,7 @@ import { run } from '../../src/host/exec.js';
 import type { ExtentMap } from '../../src/image/extent-map.js';
 import { readFileExtents } from '../../src/image/file-extents.js';
 import type { ImageSource } from '../../src/image/sources.js';
-import { differentRanges, type MappedDisk } from '../../src/tracking/shared-blocks.js';
+import { differentRanges, type MappedDisk, union } from '../../src/tracking/shared-blocks.js';
 import type { ByteRange } from '../../src/tracking/tracker.js';
 import { extents, mapOf } from '../image/extents.js';
 import { TestFileSystem } from '../support/file-systems.js';
@@ -83,6 +83,19 @@ describe('maps of any form', () => {
       { numRuns: 300 },
     );
   });
+});
+
+it('lists of ranges are joined', () => {
+  const range = fc.record({ start: fc.nat(40), length: fc.nat(5) });
+  const list = fc.array(range).map((all) => all.map(({ start, length }) => ({ start, end: start + length })));
+  fc.assert(
+    fc.property(list, list, (a, b) => {
+      const all = union(a, b);
+      expectInOrder(all);
+      for (let position = 0; position < 50; position++)
+        expect(covers(all, position)).toBe(covers(a, position) || covers(b, position));
+    }),
+  );
 });
 
 const BLOCK = 4096;
