@@ -28,6 +28,12 @@ export interface KeptSession {
   readonly why: ReadonlyMap<string, string>;
 }
 
+export interface Dying extends KeptSession {
+  readonly died: boolean;
+  /** How many it wrote into journals. */
+  readonly records: number;
+}
+
 /** A VM with two disks, a raw one and one of qcow2, which is backed up with --keep-overlay. */
 export class KeptOverlayVm {
   readonly chunkmount = new TestChunkmount();
@@ -68,10 +74,11 @@ export class KeptOverlayVm {
     this.domain = await this.libvirt.define(`kept${this.#count}`, this.disks, options);
   }
 
-  /** The same VM with nothing but its second disk. */
-  async onlyQcow2(): Promise<void> {
+  /** The same VM with nothing but one of its disks. */
+  async only(target: string): Promise<void> {
     await this.libvirt.remove(this.domain);
-    fs.rmSync(this.disks.shift()!.path);
+    for (const disk of this.disks.filter((one) => one.target !== target)) fs.rmSync(disk.path);
+    this.disks = this.disks.filter((one) => one.target === target);
     this.domain = await this.libvirt.define(this.name, this.disks);
   }
 
@@ -148,13 +155,14 @@ export class KeptOverlayVm {
     return this.#session(options, {});
   }
 
-  /** The same; it dies right after its nth journal record. `records`: how many it wrote. */
-  async dying(at: number, ...options: string[]): Promise<{ died: boolean; records: number }> {
+  /** The same; it dies right after its nth journal record. */
+  async dying(at: number, ...options: string[]): Promise<Dying> {
     const file = this.chunkmount.path('count');
     fs.writeFileSync(file, '0');
     const env = { NODE_OPTIONS: `--import=${PRELOAD}`, CRASH_AT: String(at), CRASH_COUNT: file };
-    const { result } = await this.#session(options, env);
-    return { died: result.exitCode === undefined, records: Number(fs.readFileSync(file, 'utf8')) };
+    const session = await this.#session(options, env);
+    const records = Number(fs.readFileSync(file, 'utf8'));
+    return { ...session, died: session.result.exitCode === undefined, records };
   }
 
   async #session(options: readonly string[], env: Record<string, string>): Promise<KeptSession> {

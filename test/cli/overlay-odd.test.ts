@@ -154,7 +154,7 @@ describe('all is read, when', () => {
 
   it('it was reverted to an internal snapshot', async () => {
     // These need qcow2 for all disks.
-    await vm.onlyQcow2();
+    await vm.only('vdb');
     await virsh('snapshot-create-as', '--domain', vm.name, '--name', 'internal');
     await vm.good();
     await vm.write('vdb', 4, 0x32);
