@@ -87,7 +87,7 @@ export const cleanupCommand: CommandModule = (context) =>
     .option('--vm <names>', 'VMs: mail01,devsrv or all')
     .option('--name <names>', 'trees of images')
     .option('--all', 'every session there is')
-    .option('--kept', 'also end what --keep-overlay and --keep-snapshot left for the next session')
+    .option('--kept', 'also end what was left for the next session: overlays, snapshots, checkpoints')
     .option('--keep-lock', 'keep the VM locked, until chunkmount unlock')
     .option(...COMMIT_TIMEOUT_OPTION)
     .addHelpText('after', HELP)
