@@ -11,6 +11,9 @@ export const CHUNK = 64 * 1024;
 export const CHUNKS = 32;
 export const SIZE = CHUNKS * CHUNK;
 
+/** In place of an option: without --keep-snapshot. */
+export const KEEP_NOTHING = 'keep nothing';
+
 export const TARGETS = ['vda', 'vdb'] as const;
 export type Target = (typeof TARGETS)[number];
 
@@ -117,10 +120,13 @@ export class ReflinkVm {
     await this.libvirt.virsh.call('start', ['--domain', this.domain.uuid]);
   }
 
+  /** Options of a session that keeps its clones unless told to keep nothing. */
   given(...options: string[]): string[] {
     const { name, libvirt } = this;
-    const how = ['--snapshot=reflink', '--keep-snapshot', `--chunk-size=${CHUNK / 1024}K`];
-    return [`--vm=${name}`, `--connect=${libvirt.uri}`, ...how, '--debug', ...options];
+    const how = ['--snapshot=reflink', `--chunk-size=${CHUNK / 1024}K`];
+    const keep = options.includes(KEEP_NOTHING) ? [] : ['--keep-snapshot'];
+    const others = options.filter((option) => option !== KEEP_NOTHING);
+    return [`--vm=${name}`, `--connect=${libvirt.uri}`, ...how, ...keep, '--debug', ...others];
   }
 
   /** A session whose tree is read from end to end. */
