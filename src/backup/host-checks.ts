@@ -42,6 +42,12 @@ const PROGRAMS: readonly Program[] = [
   },
   { program: 'lvs', need: 'snapshots of LVM volumes', packageName: 'lvm2' },
   {
+    program: 'filefrag',
+    need: 'knowing what changed between clones (--snapshot=reflink)',
+    packageName: 'e2fsprogs',
+    optional: true,
+  },
+  {
     program: 'losetup',
     need: 'single files out of a mounted image',
     packageName: 'mount',

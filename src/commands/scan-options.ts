@@ -34,9 +34,10 @@ const UNIT_MS: Readonly<Record<string, number>> = { h: HOUR_MS, d: 24 * HOUR_MS,
 export const SCAN_HELP = `
 What did not change since the last session need not be read again, where that can be known: --track=still for an image
 whose file was not written since; overlay for a VM that the last session left on its overlay (--keep-overlay; cleanup
---kept gives it its image back); bitmap for qcow2 images, with --snapshot=pull each time; thin for a thin LVM volume, if
-the last session left its snapshot (--keep-snapshot). A random sample of such chunks is read nevertheless, before any of
-them is shown (--audit; at least 16 chunks); if one did change, the whole disk is read, and list says so.`;
+--kept gives it its image back); bitmap for qcow2 images, with --snapshot=pull each time; thin for a thin LVM volume
+and reflink for files on XFS and Btrfs (--snapshot=reflink), if the last session left its snapshot (--keep-snapshot). A
+random sample of such chunks is read nevertheless, before any of them is shown (--audit; at least 16 chunks); if one did
+change, the whole disk is read, and list says so.`;
 
 export function addTrackingOptions(command: Command): Command {
   return command
