@@ -9,7 +9,7 @@ import {
   signalProcess,
   waitForEnd,
 } from '../../src/host/process-identity.js';
-import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { loadDescription } from '../../src/libvirt/load-domain.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { attribute, child, children, escapeXml, parseXml, rootOf } from '../../src/libvirt/xml.js';
 import { program, requireAll, root } from './requirements.js';
@@ -202,25 +202,31 @@ export class TestLibvirt {
    * was written can be read from there.
    */
   async guestWrite(domain: TestDomain, target: string, write: Extent): Promise<void> {
-    await this.#qemuIo(domain, target, `write -P ${write.pattern} ${write.offset} ${write.length}`);
-    await this.guestVerify(domain, target, write);
+    const alias = await this.#alias(domain, target);
+    await this.#qemuIo(domain, alias, `write -P ${write.pattern} ${write.offset} ${write.length}`);
+    await this.#verify(domain, target, alias, write);
   }
 
   /** Discards as the guest would. */
   async guestDiscard(domain: TestDomain, target: string, range: Omit<Extent, 'pattern'>): Promise<void> {
-    await this.#qemuIo(domain, target, `discard ${range.offset} ${range.length}`);
+    await this.#qemuIo(domain, await this.#alias(domain, target), `discard ${range.offset} ${range.length}`);
   }
 
   /** Makes QEMU write what it has in memory of the image. */
   async guestFlush(domain: TestDomain, target: string): Promise<void> {
-    await this.#qemuIo(domain, target, 'flush');
+    await this.#qemuIo(domain, await this.#alias(domain, target), 'flush');
   }
 
   /** Throws unless the guest would read `pattern` there. */
   async guestVerify(domain: TestDomain, target: string, read: Extent): Promise<void> {
+    await this.#verify(domain, target, await this.#alias(domain, target), read);
+  }
+
+  async #verify(domain: TestDomain, target: string, alias: string, read: Extent): Promise<void> {
     // QEMU prints what qemu-io said into its own log, late; so the image that the guest uses now is looked at instead.
-    await this.guestFlush(domain, target);
-    const disk = (await loadDomain(this.virsh, domain.name)).disks.find((one) => one.target === target);
+    await this.#qemuIo(domain, alias, 'flush');
+    const { disks } = await loadDescription(this.virsh, domain.uuid);
+    const disk = disks.find((one) => one.target === target);
     if (!(await hasPattern(disk!.path!, disk!.format!, read))) {
       throw new Error(
         `the guest does not read ${read.pattern} at ${read.offset} of ${target} (${disk?.path})`,
@@ -228,11 +234,16 @@ export class TestLibvirt {
     }
   }
 
-  async #qemuIo(domain: TestDomain, target: string, command: string): Promise<void> {
+  /** QEMU's name of a disk. */
+  async #alias(domain: TestDomain, target: string): Promise<string> {
     const root = rootOf(parseXml(await this.virsh.dumpXml(domain.uuid), 'domain'));
     const disks = children(child(root, 'devices')!, 'disk');
     const disk = disks.find((one) => attribute(child(one, 'target'), 'dev') === target);
-    const alias = attribute(child(disk, 'alias'), 'name');
+    return attribute(child(disk, 'alias'), 'name')!;
+  }
+
+  /** Every process takes its time in the machine of scripts/lvm-vm, so virsh is called no more than needed. */
+  async #qemuIo(domain: TestDomain, alias: string, command: string): Promise<void> {
     const hmp = `qemu-io -d /machine/peripheral/${alias}/virtio-backend "${command}"`;
     const said = await this.virsh.call('qemu-monitor-command', [
       '--domain',
@@ -241,7 +252,7 @@ export class TestLibvirt {
       '--cmd',
       hmp,
     ]);
-    if (said.trim() !== '') throw new Error(`${command} on ${target} of ${domain.name}: ${said}`);
+    if (said.trim() !== '') throw new Error(`${command} on ${alias} of ${domain.name}: ${said}`);
   }
 
   /** Ends a domain, however it runs, and forgets it. */
