@@ -78,6 +78,8 @@ function isNeededFor(target: string, { kind, data }: JournalEntry, { name, state
   if (tracker === undefined || !made.success) return false;
   // A snapshot that was tried with the guest frozen may have failed, and a second one of the same session was made.
   if (kind === OVERLAY_KIND && data.made !== true) return false;
+  // Its merge was begun (cleanup --kept), and has to come to its end.
+  if (kind === OVERLAY_KIND && data.committing === true) return false;
   const record = readTracking(state.index(name), target);
   if (typeof record !== 'object') return false;
   return record.bases.some(

@@ -3,7 +3,7 @@ import type { Disk } from '../libvirt/domain.js';
 import { PAUSED_BY_IO_ERROR } from '../libvirt/virsh.js';
 import { checkBase } from './base-check.js';
 import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
-import { identityOf, writeMark } from './image-identity.js';
+import { identityOf } from './image-identity.js';
 import { type OverlayCase, stuck } from './overlay-case.js';
 import { passOnBase } from './overlay-stack.js';
 import { usesFile } from './references.js';
@@ -93,6 +93,5 @@ export async function mergeMiddle(one: OverlayCase): Promise<void> {
   }
   const disk = await watchJob(watchOf(one), (_, hasJob) => !hasJob);
   if (usesFile(disk, overlay)) throw notMerged(one);
-  const alone = !goesOn && !isWrittenByQemu(base.path);
-  passOnBase(one, alone ? writeMark(base.path) : undefined);
+  passOnBase(one, { seen: !goesOn && !isWrittenByQemu(base.path) });
 }

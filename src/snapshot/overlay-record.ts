@@ -35,6 +35,8 @@ const overlayRecord = v.object({
   made: v.optional(v.boolean()),
   /** What `writeMark` said of the base after the snapshot. */
   baseMark: v.optional(v.string()),
+  /** What was merged into the base before that was not seen to its end: others may have written the base since, before it was marked. */
+  mergeUnseen: v.optional(v.boolean()),
   /** A commit into the base was begun: from here on its mark says nothing. */
   committing: v.optional(v.boolean()),
   /** What lay on the overlay when it began to be merged from below. */

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import { imageInfo } from '../image/qemu-img.js';
 import type { JournalEntry } from '../session/journal.js';
-import { identityOf, isSameImage } from './image-identity.js';
+import { identityOf, isSameImage, writeMark } from './image-identity.js';
 import type { OverlayCase } from './overlay-case.js';
 import { readOverlayRecord } from './overlay-record.js';
 import { OVERLAY_KIND } from './watched-kinds.js';
@@ -24,15 +24,15 @@ export function entriesOn({ record, entry, context }: OverlayCase): JournalEntry
 }
 
 /**
- * Records that what was made on this overlay lies on its base now. `mark` is what `writeMark` said of the base right after the merge;
- * undefined if nobody looked then: whether it was written since cannot be told any more.
+ * Records that what was made on this overlay lies on its base now, and how that was left. `seen`: nobody else can have written it since
+ * the merge began.
  */
-export function passOnBase(one: OverlayCase, mark: string | undefined): void {
+export function passOnBase(one: OverlayCase, { seen }: { readonly seen: boolean }): void {
   const { base, definition } = one.record;
-  const identity = identityOf(base.path) ?? base.identity;
-  const known = mark === undefined ? { committing: true } : { baseMark: mark, committing: false };
+  // Nothing is merged into a base that is gone.
+  const mark = fs.existsSync(base.path) ? { baseMark: writeMark(base.path) } : {};
   for (const other of entriesOn(one))
-    one.context.journal.done(other, { base: { ...base, identity }, definition, ...known });
+    one.context.journal.done(other, { base, definition, ...mark, committing: false, mergeUnseen: !seen });
 }
 
 /**

@@ -78,7 +78,7 @@ async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
       throw stuck(
         one,
         `the VM was started again on ${base.path}, without its overlay ${overlay}`,
-        'both are kept: the overlay has what the VM wrote after the snapshot, the base what it wrote since; choose one by hand',
+        'both are kept: the overlay has what the VM wrote after the snapshot, the base what it wrote since; choose one by hand, and remove the overlay if it is not wanted',
       );
     case 'middle while off':
       throw stuck(
@@ -155,7 +155,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
     // Merged before; but the VM may have been started on the overlay again since.
     if (record.merged === true && isAbsent(position)) return true;
     if (isAbsent(position) && (await wasMergedFromBelow(one))) {
-      passOnBase(one, undefined);
+      passOnBase(one, { seen: false });
       return true;
     }
     if (await undoAbove(one, position)) continue;

@@ -44,6 +44,7 @@ const Entry = v.object({
   file: imageIdentity,
   made: v.literal(true),
   baseMark: v.optional(v.string()),
+  mergeUnseen: v.optional(v.boolean()),
   committing: v.optional(v.boolean()),
   merged: v.optional(v.boolean()),
   /** None for a transient VM, which would start without the overlay. */
@@ -103,8 +104,9 @@ async function observe({ layers, snapshot, kept = [], keep }: TrackedDisk): Prom
   }
 }
 
-function keptFacts({ overlay, file, base, baseMark, committing, merged }: Entry): OverlayFacts['kept'] {
-  const known = committing !== true && merged !== true;
+function keptFacts(entry: Entry): OverlayFacts['kept'] {
+  const { overlay, file, base, baseMark } = entry;
+  const known = entry.mergeUnseen !== true && entry.committing !== true && entry.merged !== true;
   return {
     overlay: { path: overlay, identity: file },
     base: { path: base.path, identity: base.identity },

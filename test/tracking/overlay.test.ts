@@ -144,7 +144,7 @@ it('an overlay that was merged from below by us: its base is known by what is re
     ranges: [{ start: 5 * CLUSTER, end: 6 * CLUSTER }],
   });
   // Nobody saw how the merge ended.
-  expect(await second(facts, [{ ...made, data: { ...renewed, committing: true } }])).toMatchObject({
+  expect(await second(facts, [{ ...made, data: { ...renewed, mergeUnseen: true } }])).toMatchObject({
     reason: expect.stringMatching(/base\.qcow2 may have been written by others/),
   });
 });
