@@ -10,6 +10,9 @@ import { BitmapVm, CHUNK } from './bitmap-vm.js';
 let libvirt: TestLibvirt;
 let vm: BitmapVm;
 
+/** Bitmaps that came back with a copy of the image: nothing tells whose they are. */
+const stale = new Set<string>();
+
 /** The VM is off during `work`. */
 async function whileOff(work: () => unknown): Promise<void> {
   await vm.virsh('destroy');
@@ -91,6 +94,7 @@ const CASES: readonly (readonly [string, number | RegExp, () => Promise<unknown>
       const copy = `${vm.vda}.copy`;
       const content = Buffer.from(vm.content.vda);
       await whileOff(() => fs.copyFileSync(vm.vda, copy));
+      for (const { name } of (await qcow2Info(copy)).bitmaps) stale.add(name);
       await vm.write([50]);
       await vm.tracked(1);
       await whileOff(() => execa('dd', [`if=${copy}`, `of=${vm.vda}`, 'bs=1M', 'conv=notrunc']));
@@ -169,18 +173,6 @@ afterAll(async () => {
   await libvirt?.close();
 });
 
-it.each(CASES)('%s: the tree is right', async (_, expected, happens) => {
-  await happens();
-  await vm.write([1, 2]);
-  if (typeof expected === 'number') await vm.tracked(2 + expected);
-  else await vm.full(expected);
-  expect(vm.images).toEqual(['vda.qcow2', 'vdb.img']);
-  // What was broken was mended: one checkpoint, and no other bitmap in the image.
-  const [checkpoint, ...others] = await vm.checkpoints();
-  expect(others).toEqual([]);
-  expect((await qcow2Info(vm.vda)).bitmaps.filter(({ name }) => name !== checkpoint)).toEqual([]);
-});
-
 it('an image with an internal snapshot is read as a whole, and can be set back when no checkpoint is kept', async () => {
   await whileOff(() => execa('qemu-img', ['snapshot', '-c', 'inside', vm.vda]));
   await vm.good();
@@ -191,6 +183,20 @@ it('an image with an internal snapshot is read as a whole, and can be set back w
   await whileOff(() => execa('qemu-img', ['snapshot', '-a', 'inside', vm.vda]));
   then.vda.copy(vm.content.vda);
   await vm.full('no checkpoint was kept');
+});
+
+it.each(CASES)('%s: the tree is right', async (_, expected, happens) => {
+  await happens();
+  await vm.write([1, 2]);
+  if (typeof expected === 'number') await vm.tracked(2 + expected);
+  else await vm.full(expected);
+  expect(vm.images).toEqual(['vda.qcow2', 'vdb.img']);
+  // What was broken was mended: one checkpoint, and no other bitmap in the image.
+  const [checkpoint, ...others] = await vm.checkpoints();
+  expect(others).toEqual([]);
+  expect(
+    (await qcow2Info(vm.vda)).bitmaps.map(({ name }) => name).filter((name) => !stale.has(name)),
+  ).toEqual([checkpoint]);
 });
 
 it('a disk that was resized is read as a whole', async () => {

@@ -175,6 +175,7 @@ export class BitmapVm {
   }
 
   async close(): Promise<void> {
+    await this.chunkmount.run(['cleanup', '--all', '--kept']);
     await this.chunkmount.close();
   }
 }
