@@ -2,7 +2,7 @@ import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, chunkLength, chunksInDirectory, directoryCount } from '../chunks/geometry.js';
 import { type Layout, layoutOf, subdirectories } from '../chunks/layout.js';
 import { formatHash } from '../chunks/paths.js';
-import { skippedSumsLine, sumsLine, sumsLineLength } from '../chunks/sums-line.js';
+import { SumsLines, sumsLineLength } from '../chunks/sums-line.js';
 import { DirectoryTimes } from '../content-index/directory-times.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { Resolver } from '../content-index/resolver.js';
@@ -25,6 +25,7 @@ export class DiskView {
   readonly resolver: Resolver;
   readonly #reader: ExtentReader;
   readonly #lineLength: number;
+  readonly #lines: SumsLines;
   /** Undefined: the times of the chunk directories are final. */
   readonly #directoryTimes: DirectoryTimes | undefined;
 
@@ -50,6 +51,7 @@ export class DiskView {
     this.skipsZeros = disk.skipZeros;
     this.#directoryTimes = directoryTimes(disk, hasher);
     this.#lineLength = sumsLineLength(disk);
+    this.#lines = new SumsLines(disk);
     this.sumsSize = this.#lineLength * disk.geometry.chunkCount;
     this.directoryCount = directoryCount(disk.geometry);
   }
@@ -129,18 +131,20 @@ export class DiskView {
 
   readSums(position: number, length: number, into: Uint8Array, at: number): number {
     const end = Math.min(position + length, this.sumsSize);
-    let done = 0;
-    for (let from = position; from < end; from = position + done) {
+    const { hashes } = this.disk.rows;
+    let from = position;
+    while (from < end) {
       const chunk = Math.floor(from / this.#lineLength);
-      const hash = this.hashOf(chunk);
-      if (typeof hash === 'number') return hash;
+      const state = this.resolver.resolve(chunk);
+      if (state === UNREADABLE) return EIO;
+      const skipped = state === ZERO && this.skipsZeros;
+      const line = this.#lines.line(chunk, hashes[chunk * 2]!, hashes[chunk * 2 + 1]!, skipped);
       const begin = from - chunk * this.#lineLength;
-      const line = this.isSkipped(chunk) ? skippedSumsLine : sumsLine;
-      const piece = line(this.disk, chunk, hash).slice(begin, begin + end - from);
-      for (let i = 0; i < piece.length; i++) into[at + done + i] = piece.charCodeAt(i);
-      done += piece.length;
+      const piece = line.subarray(begin, begin + end - from);
+      into.set(piece, at + from - position);
+      from += piece.length;
     }
-    return done;
+    return Math.max(0, end - position);
   }
 
   /** The value of the hash xattr of a chunk. */

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { formatHash } from '../../src/chunks/paths.js';
-import { skippedSumsLine, sumsLine, sumsLineLength } from '../../src/chunks/sums-line.js';
+import { SumsLines, skippedSumsLine, sumsLine, sumsLineLength } from '../../src/chunks/sums-line.js';
 
 describe('sums', () => {
   it('writes a hash with its leading zeros', () => {
@@ -28,6 +28,27 @@ describe('sums', () => {
         const shape = { directory: name, layout: kind } as const;
         for (const line of [sumsLine, skippedSumsLine])
           expect(line(shape, index, formatHash(index, index))).toHaveLength(sumsLineLength(shape));
+      }),
+    );
+  });
+
+  it('makes many lines as it makes one, in any order', () => {
+    const layout = fc.constantFrom('chunkmount', 'chunkfs');
+    const word = fc.integer({ min: 0, max: 2 ** 32 - 1 });
+    const line = fc.record({
+      index: fc.oneof(fc.nat(2 ** 31), fc.nat(600)),
+      high: word,
+      low: word,
+      skipped: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(layout, fc.array(line, { minLength: 1, maxLength: 20 }), (kind, many) => {
+        const shape = { directory: 'vda', layout: kind } as const;
+        const lines = new SumsLines(shape);
+        for (const { index, high, low, skipped } of many) {
+          const one = (skipped ? skippedSumsLine : sumsLine)(shape, index, formatHash(high, low));
+          expect(Buffer.from(lines.line(index, high, low, skipped)).toString()).toBe(one);
+        }
       }),
     );
   });

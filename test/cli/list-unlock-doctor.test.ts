@@ -57,7 +57,10 @@ describe('what is there, and what is missing', () => {
     it('has nothing to show without sessions', async () => {
       const none = { exitCode: 0, stderr: 'chunkmount: there are no sessions\n' };
       expect(await chunkmount.run(['list'])).toEqual({ ...none, stdout: '' });
-      expect(JSON.parse((await chunkmount.run(['list', '--json'])).stdout)).toEqual({ sessions: [], kept: [] });
+      expect(JSON.parse((await chunkmount.run(['list', '--json'])).stdout)).toEqual({
+        sessions: [],
+        kept: [],
+      });
     });
 
     it('shows sessions with what they did so far, also once the daemon is dead', async () => {
