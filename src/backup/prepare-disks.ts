@@ -105,7 +105,9 @@ export async function locateDisk(
   const { layers, virtualSize, sources } = inspected;
   if (!sources.some((source) => source.kind === 'view')) return { ...inspected, view: undefined };
   reporter.debug(
-    `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`,
+    image.nbdExport === undefined
+      ? `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`
+      : `disk ${target}: QEMU serves it, as it was then: read through a raw view`,
   );
   const mountpoint = path.join(sessionDirectory, `${target}.raw`);
   const logFile = path.join(sessionDirectory, LOG_NAME);
