@@ -43,7 +43,8 @@ export class StateDirectory {
     try {
       return fs.readdirSync(path.join(this.root, part)).sort();
     } catch (error) {
-      if (systemCode(error) === 'ENOENT') return [];
+      // Something above it may be a file, of which whoever makes directories complains.
+      if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return [];
       throw error;
     }
   }
