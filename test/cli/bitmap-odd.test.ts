@@ -182,7 +182,10 @@ it('an image with an internal snapshot is read as a whole, and can be set back w
   await vm.chunkmount.succeed('cleanup', '--kept', '--vm=mail01');
   await whileOff(() => execa('qemu-img', ['snapshot', '-a', 'inside', vm.vda]));
   then.vda.copy(vm.content.vda);
-  await vm.full('no checkpoint was kept');
+  await vm.full('internal snapshots');
+  await vm.chunkmount.succeed('cleanup', '--kept', '--vm=mail01');
+  await whileOff(() => execa('qemu-img', ['snapshot', '-d', 'inside', vm.vda]));
+  await vm.good();
 });
 
 it.each(CASES)('%s: the tree is right', async (_, expected, happens) => {
@@ -194,9 +197,9 @@ it.each(CASES)('%s: the tree is right', async (_, expected, happens) => {
   // What was broken was mended: one checkpoint, and no other bitmap in the image.
   const [checkpoint, ...others] = await vm.checkpoints();
   expect(others).toEqual([]);
-  expect(
-    (await qcow2Info(vm.vda)).bitmaps.map(({ name }) => name).filter((name) => !stale.has(name)),
-  ).toEqual([checkpoint]);
+  // Bitmaps that QEMU has in memory are not there yet.
+  const { bitmaps } = await qcow2Info(vm.vda);
+  expect(bitmaps.filter(({ name }) => name !== checkpoint && !stale.has(name))).toEqual([]);
 });
 
 it('a disk that was resized is read as a whole', async () => {

@@ -30,7 +30,11 @@ describe('the XML of a backup job', () => {
   });
 
   it('is nothing else: other text throws', () => {
-    fc.assert(fc.property(fc.string(), (text) => expect(() => parseBackup(text)).toThrow()));
+    fc.assert(
+      fc.property(fc.string(), (text) => {
+        expect(() => parseBackup(text)).toThrow();
+      }),
+    );
     expect(() => parseBackup('<domain/>')).toThrow();
   });
 });
