@@ -45,8 +45,11 @@ export async function watchPull(entry: JournalEntry, request: WatchRequest, once
   const short = shortOfSpace(record);
   if (short !== undefined) {
     noteEnd(record.directory, short);
+    const virsh = new Virsh({ connect: record.connect });
     try {
-      await endJob(new Virsh({ connect: record.connect }), record);
+      // Its server listens, and a VM has one job at most: it is ours, and no time is to be lost.
+      if (isServing(record)) await virsh.abortDomainJob(record.domain.uuid).catch(() => undefined);
+      await endJob(virsh, record);
     } catch (error) {
       once.do(messageOf(error), () =>
         request.reporter.warn(`the backup job of ${record.domain.name} cannot be ended: ${messageOf(error)}`),

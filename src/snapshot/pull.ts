@@ -1,7 +1,7 @@
 import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { CommandError } from '../host/exec.js';
 import { bootId, type ProcessIdentity } from '../host/process-identity.js';
-import { qcow2Info } from '../image/qcow2-info.js';
+import { type Qcow2Info, qcow2Info } from '../image/qcow2-info.js';
 import { beginBackup } from '../libvirt/backup-job.js';
 import type { Disk } from '../libvirt/domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
@@ -47,11 +47,23 @@ interface Preparation {
   readonly noBitmap: string | undefined;
 }
 
+/** Undefined: it was not readable in this moment, in which QEMU may have been writing it. */
+async function headerOf(path: string, signal: AbortSignal | undefined): Promise<Qcow2Info | undefined> {
+  try {
+    return await qcow2Info(path, signal);
+  } catch {
+    signal?.throwIfAborted();
+    return undefined;
+  }
+}
+
 async function bitmapObstacle(disk: Disk, signal: AbortSignal | undefined): Promise<string | undefined> {
   const { path, format } = imageOf(disk);
   if (format !== 'qcow2') return `it is ${format}, and only qcow2 images can hold bitmaps`;
   if (disk.readonly) return 'it is read-only';
-  const { version3, dataElsewhere } = await qcow2Info(path, signal);
+  const info = await headerOf(path, signal);
+  if (info === undefined) return 'the header of its image could not be read';
+  const { version3, dataElsewhere } = info;
   if (!version3)
     return 'its image is of version 2 of qcow2, which has no bitmaps (qemu-img amend -o compat=1.1)';
   return dataElsewhere ? 'its data are in another file than its bitmaps' : undefined;
@@ -207,7 +219,7 @@ async function recordBegun(
 ): Promise<void> {
   const { checkpoint, since } = attempt;
   const wanted = options.checkpoints !== undefined;
-  const qcow2 = noBitmap === undefined ? await qcow2Info(disk.path!, signal) : undefined;
+  const qcow2 = noBitmap === undefined ? await headerOf(disk.path!, signal) : undefined;
   const inCheckpoint = checkpoint?.targets.includes(disk.target) === true;
   const hadBase = options.checkpoints?.since.has(disk.target) === true;
   journal.done(entry, {

@@ -117,6 +117,15 @@ const CASES: readonly (readonly [string, number | RegExp, () => Promise<unknown>
     },
   ],
   ['it was backed up by an overlay', /no checkpoint|knows nothing/, () => vm.good('--snapshot=overlay')],
+  [
+    'the clock was set back',
+    /clock was set back/,
+    async () => {
+      const file = vm.indexPath('vda.tracking.v1.json');
+      const record = JSON.parse(fs.readFileSync(file, 'utf8'));
+      fs.writeFileSync(file, JSON.stringify({ ...record, fullScan: Date.now() + 3_600_000 }));
+    },
+  ],
   ['the index is gone', /index is gone/, async () => fs.rmSync(vm.indexPath('vda.v1'))],
   [
     'index and record are older than the checkpoint',
