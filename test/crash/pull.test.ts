@@ -48,9 +48,9 @@ async function readLast(): Promise<unknown> {
 }
 
 async function lost(message: RegExp): Promise<void> {
-  // The room for scratch files is looked at only now and then.
-  await eventually(async () => String(await readLast()).includes('EIO'));
+  // First: what was read once is in the page cache.
   await eventually(async () => (await session.state()) === 'failed');
+  expect(await readLast()).toMatch(/EIO/);
   await session.cleansUp(message);
 }
 
