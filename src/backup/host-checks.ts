@@ -42,6 +42,12 @@ const PROGRAMS: readonly Program[] = [
   },
   { program: 'lvs', need: 'snapshots of LVM volumes', packageName: 'lvm2' },
   {
+    program: 'thin_delta',
+    need: 'knowing what changed on thin LVM volumes (--keep-snapshot)',
+    packageName: 'thin-provisioning-tools',
+    optional: true,
+  },
+  {
     program: 'filefrag',
     need: 'knowing what changed between clones (--snapshot=reflink)',
     packageName: 'e2fsprogs',
