@@ -84,14 +84,14 @@ async function noteAbove(one: OverlayCase): Promise<void> {
 export async function mergeMiddle(one: OverlayCase): Promise<void> {
   const { record, virsh } = one;
   const { overlay, base, domain, target } = record;
-  const job = await virsh.blockJob(domain.uuid, target);
-  // Begun by a cleanup that was killed.
-  const goesOn = record.committing === true && record.above !== undefined && job !== undefined;
-  if (!goesOn) {
+  // By a cleanup that was killed, or failed: what others did to the base since cannot be told.
+  const begunBefore = record.committing === true;
+  const goesOn = begunBefore && (await virsh.blockJob(domain.uuid, target)) !== undefined;
+  if (!goesOn || record.above === undefined) {
     await noteAbove(one);
     await begin(one, false);
   }
   const disk = await watchJob(watchOf(one), (_, hasJob) => !hasJob);
   if (usesFile(disk, overlay)) throw notMerged(one);
-  passOnBase(one, { seen: !goesOn && !isWrittenByQemu(base.path) });
+  passOnBase(one, { seen: !begunBefore && !isWrittenByQemu(base.path) });
 }
