@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { run } from '../../src/host/exec.js';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
@@ -19,6 +20,8 @@ export type Target = (typeof TARGETS)[number];
 
 /** Longer than a file that was written counts as racy; see still.ts, which the backing file is left to. */
 const QUIET_MS = 1_700;
+
+const PRELOAD = pathToFileURL(path.join(import.meta.dirname, '../crash/die-at-record.mjs')).href;
 
 /** For each disk: what its tracker said, and whether the tree was the disk. */
 export interface ReflinkSession {
@@ -130,16 +133,25 @@ export class ReflinkVm {
   }
 
   /** A session whose tree is read from end to end. */
-  async session(...options: string[]): Promise<ReflinkSession> {
+  session(...options: string[]): Promise<ReflinkSession> {
+    return this.#session(options, {});
+  }
+
+  /** The same, which dies by SIGKILL right after that record of its journals is written. Also returns how many it wrote. */
+  async dying(at: number, ...options: string[]): Promise<ReflinkSession & { readonly records: number }> {
+    const file = this.chunkmount.path('count');
+    fs.writeFileSync(file, '0');
+    const env = { NODE_OPTIONS: `--import=${PRELOAD}`, CRASH_AT: String(at), CRASH_COUNT: file };
+    const session = await this.#session(options, env);
+    return { ...session, records: Number(fs.readFileSync(file, 'utf8')) };
+  }
+
+  async #session(options: readonly string[], env: Record<string, string>): Promise<ReflinkSession> {
     const sum = (target: string) => `cat ${target}/*/* | sha256sum`;
     const script = `set -e; cd "$1"; xxhsum --quiet -c vda.xxh64 vdb.xxh64; ${TARGETS.map(sum).join('; ')}`;
     const command = ['sh', '-c', script, 'sh', this.chunkmount.tree(this.name)];
-    const { exitCode, stdout, stderr } = await this.chunkmount.run([
-      'run',
-      ...this.given(...options),
-      '--',
-      ...command,
-    ]);
+    const args = ['run', ...this.given(...options), '--', ...command];
+    const { exitCode, stdout, stderr } = await this.chunkmount.run(args, env);
     const lines = stdout.split('\n').map((line) => line.split(' ')[0]!);
     const told = /(\d+) bytes read of the disks; (\d+) chunks kept unread, (\d+) audited/.exec(stderr);
     const why = (target: Target) =>
