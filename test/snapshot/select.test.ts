@@ -80,11 +80,16 @@ describe('selectDisks', () => {
 
 it('the undo handlers of all kinds are known', () => {
   expect(Object.keys(snapshotUndo).sort()).toEqual([
+    'checkpoint',
     'hold',
     'lvm-snapshot',
     'memory',
     'overlay',
     'pause',
+    'pool-metadata',
+    'pull',
+    'pull-job',
+    'reflink-clone',
     'shutdown',
     'thaw',
   ]);
