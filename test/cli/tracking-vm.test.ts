@@ -44,7 +44,8 @@ describe('the disks of a VM', () => {
     const { exitCode, stdout, stderr } = await chunkmount.run(['run', ...args, '--', 'sh', '-c', script]);
     expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
     const kept = /; (\d+) chunks kept unread/.exec(stderr)?.[1];
-    const why = (target: string) => new RegExp(`disk ${target}: ((?:tracker \\w+ knows what|all) .*)`).exec(stderr)?.[1];
+    const why = (target: string) =>
+      new RegExp(`disk ${target}: ((?:tracker \\w+ knows what|all) .*)`).exec(stderr)?.[1];
     return { sum: stdout.split(' ')[0], kept: Number(kept), vda: why('vda'), vdb: why('vdb') };
   }
 
