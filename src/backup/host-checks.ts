@@ -15,6 +15,8 @@ interface Program {
   readonly packageName: string;
   /** What works without it has a drawback. */
   readonly optional?: boolean;
+  /** It has no option that tells its version: without a file it says how it is used, and fails. */
+  readonly versionless?: boolean;
 }
 
 const PROGRAMS: readonly Program[] = [
@@ -52,6 +54,7 @@ const PROGRAMS: readonly Program[] = [
     need: 'knowing what changed between clones (--snapshot=reflink)',
     packageName: 'e2fsprogs',
     optional: true,
+    versionless: true,
   },
   {
     program: 'losetup',
@@ -70,8 +73,12 @@ const PROGRAMS: readonly Program[] = [
 const MIN_NODE_MAJOR = 20;
 
 async function checkProgram(wanted: Program): Promise<CheckResult> {
-  const { program, need, packageName, optional = false } = wanted;
+  const { program, need, packageName, optional = false, versionless = false } = wanted;
   try {
+    if (versionless) {
+      await run(program, [], { timeoutMs: 10_000, accept: [1] });
+      return { name: program, state: 'ok', detail: 'is there' };
+    }
     const { stdout, stderr } = await run(program, ['--version'], { timeoutMs: 10_000 });
     return { name: program, state: 'ok', detail: (stdout || stderr).split('\n')[0]!.trim() };
   } catch (error) {
