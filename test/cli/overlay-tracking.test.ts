@@ -1,4 +1,6 @@
+import * as fs from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { loopDevices, withLoopDevice } from '../support/images.js';
 import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
 import { AUDIT, CHUNK, KeptOverlayVm, SIZE } from './kept-overlay-vm.js';
 
@@ -7,7 +9,8 @@ const CHUNKS = SIZE / CHUNK;
 let vm: KeptOverlayVm;
 
 beforeAll(async () => {
-  await requireAll(root, fuseDevice, program('qemu-img', 'qemu-utils'), program('xxhsum', 'xxhash'));
+  const programs = [program('qemu-img', 'qemu-utils'), program('xxhsum', 'xxhash')];
+  await requireAll(root, fuseDevice, loopDevices, ...programs);
   vm = await KeptOverlayVm.start();
 });
 afterAll(() => vm?.close());
@@ -43,5 +46,27 @@ describe('--keep-overlay', () => {
     await vm.verify('vda', 3, 0x41);
     await vm.verify('vda', 20, 0);
     await vm.verify('vdb', 9, 0x51);
+  });
+
+  it('goes on from session to session on a block device, too', async () => {
+    await vm.only('vda');
+    const overlays = vm.chunkmount.path('overlays');
+    fs.mkdirSync(overlays);
+    await withLoopDevice(vm.disks[0]!.path, async (device) => {
+      await vm.libvirt.remove(vm.domain);
+      vm.domain = await vm.libvirt.define(vm.name, [{ ...vm.disks[0]!, path: device, type: 'block' }]);
+      const options = ['--snapshot=overlay', `--overlay-dir=${overlays}`];
+      await vm.good(...options);
+      for (const chunk of [3, 50]) {
+        await vm.write('vda', chunk, 0x31);
+        expect(await vm.good(...options)).toMatchObject({ kept: CHUNKS - 1 });
+      }
+      expect(await vm.cleanup('--kept')).toMatchObject({ exitCode: 0 });
+      expect(await vm.paths()).toEqual({ now: [device], next: [device] });
+      expect(fs.readdirSync(overlays)).toEqual([]);
+      await vm.libvirt.remove(vm.domain);
+    });
+    vm.domain = await vm.libvirt.define(vm.name, vm.disks);
+    await vm.verify('vda', 50, 0x31);
   });
 });
