@@ -15,7 +15,7 @@ import { imageOf } from './none.js';
 import { jobRefusal } from './overlay.js';
 import { pauseUndo, whilePaused } from './pause.js';
 import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
-import { cloneRefusal, shareBlocks } from './share-blocks.js';
+import { cloneRefusal, SOURCE_NAME, shareBlocks, TARGET_NAME } from './share-blocks.js';
 import { REFLINK_KIND } from './watched-kinds.js';
 
 /** One file holds such an image, and QEMU has written all of it when it stands still. */
@@ -75,12 +75,13 @@ async function prepare(request: SnapshotRequest, disk: Disk, open: number[]): Pr
   }
 }
 
-async function fill({ disk, source, target }: Preparation, signal?: AbortSignal): Promise<void> {
+async function fill({ disk, clone, source, target }: Preparation, signal?: AbortSignal): Promise<void> {
   try {
     await shareBlocks(source, target, signal);
   } catch (error) {
     signal?.throwIfAborted();
-    throw failed(`no clone of ${disk.path} could be made: ${messageOf(error)}`, {
+    const said = messageOf(error).replaceAll(SOURCE_NAME, disk.path!).replaceAll(TARGET_NAME, clone);
+    throw failed(`no clone of ${disk.path} could be made: ${said}`, {
       hint: 'is there space left on its file system? else take another kind (--snapshot=overlay)',
       cause: error,
     });

@@ -6,6 +6,10 @@ import { CommandError, run } from '../host/exec.js';
 const XFS = 0x58465342;
 const BTRFS = 0x9123683e;
 
+/** What the two files are called for cp, and in its messages. */
+export const SOURCE_NAME = '/proc/self/fd/3';
+export const TARGET_NAME = '/proc/self/fd/4';
+
 /** As much as an overlay needs: a guest that overwrites what a clone shares takes new blocks. */
 export const MIN_FREE_BYTES = 64 * 2 ** 20;
 
@@ -40,7 +44,7 @@ export async function shareBlocks(
   signal?: AbortSignal | undefined,
 ): Promise<void> {
   // By descriptor, so that no name can be exchanged in between.
-  await run('cp', ['--reflink=always', '--', '/proc/self/fd/3', '/proc/self/fd/4'], {
+  await run('cp', ['--reflink=always', '--', SOURCE_NAME, TARGET_NAME], {
     descriptors: [source, target],
     timeoutMs: CLONE_TIMEOUT_MS,
     signal,
