@@ -11,7 +11,14 @@ import { snapshotUndo } from '../../src/snapshot/select.js';
 import { shareBlocks } from '../../src/snapshot/share-blocks.js';
 import { DyingJournal } from '../support/dying-journal.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
-import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import {
+  eventually,
+  hasPattern,
+  makeImage,
+  type TestDisk,
+  type TestDomain,
+  TestLibvirt,
+} from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -173,6 +180,7 @@ describe.each(REFLINK_KINDS)('a big file on %s that is being written', (kind) =>
     for (let n = 1; Atomics.load(flag, 0) === 0; n++) {
       number.writeDoubleLE(n);
       fs.writeSync(fd, number, 0, 8, (n % slots) * step);
+      Atomics.store(flag, 1, n);
     }`;
 
   it('is cloned as it was at one moment', async () => {
@@ -180,11 +188,12 @@ describe.each(REFLINK_KINDS)('a big file on %s that is being written', (kind) =>
     try {
       const file = path.join(own.directory, 'image');
       fs.writeFileSync(file, Buffer.alloc(SLOTS * STEP, 1));
-      const flag = new Int32Array(new SharedArrayBuffer(4));
+      const flag = new Int32Array(new SharedArrayBuffer(8));
       const worker = new Worker(WRITER, { eval: true, workerData: { file, step: STEP, slots: SLOTS, flag } });
       const seen: number[] = [];
       for (let clone = 0; clone < 12; clone++) {
-        await new Promise((resolve) => setTimeout(resolve, 50));
+        // More than once around, in the end.
+        await eventually(async () => Atomics.load(flag, 1) > Math.max((clone * SLOTS) / 8, seen.at(-1) ?? 0));
         const source = fs.openSync(file, 'r');
         const target = fs.openSync(`${file}.${clone}`, 'wx+');
         await shareBlocks(source, target);
