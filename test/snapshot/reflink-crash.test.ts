@@ -185,10 +185,11 @@ describe.each(REFLINK_KINDS)('a big file on %s that is being written', (kind) =>
 
   it('is cloned as it was at one moment', async () => {
     const own = await TestFileSystem.make(kind);
+    /** Whether to end; the last number written. */
+    const flag = new Int32Array(new SharedArrayBuffer(8));
     try {
       const file = path.join(own.directory, 'image');
       fs.writeFileSync(file, Buffer.alloc(SLOTS * STEP, 1));
-      const flag = new Int32Array(new SharedArrayBuffer(8));
       const worker = new Worker(WRITER, { eval: true, workerData: { file, step: STEP, slots: SLOTS, flag } });
       const seen: number[] = [];
       for (let clone = 0; clone < 12; clone++) {
@@ -211,6 +212,7 @@ describe.each(REFLINK_KINDS)('a big file on %s that is being written', (kind) =>
       expect(new Set(seen).size).toBe(12);
       expect(seen.at(-1)).toBeGreaterThan(SLOTS);
     } finally {
+      Atomics.store(flag, 0, 1);
       await own.close();
     }
   });
