@@ -1,3 +1,4 @@
+import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { messageOf } from '../errors.js';
 import { Virsh } from '../libvirt/virsh.js';
@@ -10,27 +11,33 @@ import type { Once, WatchRequest } from './watch-request.js';
 /** Ending a job takes some tenths of a second, as many looks as this, and the guest goes on writing meanwhile. */
 const LOOKS_TO_END = 4;
 
-/** What was free at the last look, and the most that went between two looks, by directory. */
-interface Known {
-  free: number;
-  most: number;
+/** What a scratch file took up at the last look, and the most that it grew between two looks. */
+interface Growth {
+  readonly used: number;
+  readonly most: number;
 }
 
-const known = new Map<string, Known>();
+const growths = new Map<string, Growth>();
+
+/** The most, in bytes, that a scratch file has grown by from one look to the next. Others who fill the disk say nothing of the guest. */
+function growthOf(scratch: string): number {
+  const used = fs.statSync(scratch).blocks * 512;
+  const before = growths.get(scratch) ?? { used, most: 0 };
+  const most = Math.max(before.most, used - before.used);
+  growths.set(scratch, { used, most });
+  return most;
+}
 
 /** A sentence if a scratch file is about to have no room. */
 function shortOfSpace({ scratches, domain }: JobRecord): string | undefined {
+  const fastest = scratches.reduce((sum, scratch) => sum + growthOf(scratch), 0);
   for (const scratch of scratches) {
-    const directory = path.dirname(scratch);
     const { free, floor } = spaceFor(scratch);
-    const before = known.get(directory) ?? { free, most: 0 };
-    const most = Math.max(before.most, before.free - free);
-    known.set(directory, { free, most });
-    const needed = Math.max(floor, LOOKS_TO_END * most);
+    const needed = Math.max(floor, LOOKS_TO_END * fastest);
     if (free >= needed) continue;
     const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20);
     return (
-      `${directory} had only ${mib(free)} MiB left for scratch files (${mib(needed)} are needed to be safe): ` +
+      `${path.dirname(scratch)} had only ${mib(free)} MiB left for scratch files (${mib(needed)} are needed to be safe): ` +
       `the backup job of ${domain.name} was ended before it could harm the VM`
     );
   }
