@@ -21,7 +21,7 @@ const growths = new Map<string, Growth>();
 
 /** The most, in bytes, that a scratch file has grown by from one look to the next. Others who fill the disk say nothing of the guest. */
 function growthOf(scratch: string): number {
-  const used = fs.statSync(scratch).blocks * 512;
+  const used = (fs.statSync(scratch, { throwIfNoEntry: false })?.blocks ?? 0) * 512;
   const before = growths.get(scratch) ?? { used, most: 0 };
   const most = Math.max(before.most, used - before.used);
   growths.set(scratch, { used, most });
