@@ -75,6 +75,12 @@ export class CrashSession {
     this.domain = await this.libvirt.define(`vm${this.#count}`, this.disks, { start: runs });
   }
 
+  /** A running VM for all of the tests, on disks that were made elsewhere. */
+  async adopt(name: string, disks: TestDisk[]): Promise<void> {
+    this.disks = disks;
+    this.domain = await this.libvirt.define(name, disks);
+  }
+
   async dispose(): Promise<void> {
     await this.libvirt.remove(this.domain);
     fs.rmSync(this.images, { recursive: true });

@@ -3,16 +3,14 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { undoAll } from '../../src/session/undo.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm.js';
-import { chooseProviders, snapshotUndo } from '../../src/snapshot/select.js';
+import { chooseProviders } from '../../src/snapshot/select.js';
 import { bytesOf, DEFAULT_SNAPSHOT_SIZE } from '../../src/snapshot/snapshot-size.js';
 import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { LVM_KIND } from '../../src/snapshot/watched-kinds.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
-import { DyingJournal } from '../support/dying-journal.js';
 import { eventually, hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { deviceMapper, program, requireAll } from '../support/requirements.js';
 import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
@@ -227,38 +225,6 @@ describe('one VM on logical volumes', () => {
     );
     const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
     expect(volume!.size).toBe((autoExtend ? 20 : 16) * MIB);
-  });
-
-  /** A pause and two snapshots: an intent and what became of it, each. */
-  const RECORDS = [1, 2, 3, 4, 5, 6];
-
-  /** Nothing is left of the session, and the VM runs on its own volumes. */
-  async function expectNothing(): Promise<void> {
-    expect(session.journal.pending()).toEqual([]);
-    expect(await listVolumes()).toEqual(['one-a', 'one-b']);
-    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
-  }
-
-  it.each(RECORDS)('killed after journal record %i while freezing', async (records) => {
-    const journal = new DyingJournal(session.journal.file, records);
-    const loaded = await loadDomain(libvirt.virsh, domain.name);
-    const request = { virsh: libvirt.virsh, domain: loaded, disks: loaded.disks, sessionId: session.id };
-    const options = { quiesce: 'no' } as const;
-    const { reporter } = session;
-    await expect(lvmProvider.freeze({ ...request, options, journal, reporter })).rejects.toThrow('killed');
-    journal.close();
-    expect(await session.undo()).toEqual([]);
-    await expectNothing();
-  });
-
-  it.each([1, 2])('killed after journal record %i while undoing', async (records) => {
-    await session.freeze(lvmProvider, domain.name);
-    const journal = new DyingJournal(session.journal.file, records);
-    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
-    expect(journal.died).toBe(true);
-    journal.close();
-    expect(await session.undo()).toEqual([]);
-    await expectNothing();
   });
 
   it('a snapshot that is being read is not removed; later it is', async () => {
