@@ -146,7 +146,7 @@ export class Resolver {
     const { rows, disk } = this;
     ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
     if (rows.mtimes[chunk] === 0) return undefined;
-    if (!this.#hashPieces(chunk * disk.chunkSize, chunkLength(disk, chunk))) return undefined;
+    if (this.#hashPieces(chunk * disk.chunkSize, chunkLength(disk, chunk)) === undefined) return undefined;
     return rows.hashes[chunk * 2] === this.#hash[0] && rows.hashes[chunk * 2 + 1] === this.#hash[1];
   }
 
@@ -185,39 +185,30 @@ export class Resolver {
     }
   }
 
-  /** Hands out the chunk's bytes piece by piece until `use` answers false. Answers whether all could be read. */
-  #readPieces(position: number, length: number, use: (piece: Uint8Array) => boolean): boolean {
+  /** Leaves the hash of that range in `#hash`. Answers what it holds; undefined if it could not be read. */
+  #hashPieces(position: number, length: number): 'data' | 'zeros' | undefined {
+    let zeros = true;
+    this.hasher.begin();
     for (let done = 0; done < length; done += PIECE_LENGTH) {
       const now = Math.min(PIECE_LENGTH, length - done);
-      if (!this.#read(position + done, now)) return false;
-      if (!use(this.#buffer.subarray(0, now))) return true;
-    }
-    return true;
-  }
-
-  /** Leaves the hash of that range in `#hash`. Answers whether it could be read. */
-  #hashPieces(position: number, length: number): boolean {
-    this.hasher.begin();
-    const readable = this.#readPieces(position, length, (piece) => {
+      if (!this.#read(position + done, now)) return undefined;
+      const piece = this.#buffer.subarray(0, now);
       this.hasher.update(piece);
-      return true;
-    });
-    if (readable) this.hasher.end(this.#hash, 0);
-    return readable;
+      // Data differs from zeros soon, so this takes no time.
+      zeros &&= this.#isZero(piece);
+    }
+    this.hasher.end(this.#hash, 0);
+    return zeros ? 'zeros' : 'data';
   }
 
   #resolveLarge(chunk: number, position: number, length: number): void {
-    if (!this.#hashPieces(position, length)) {
+    const content = this.#hashPieces(position, length);
+    if (content === undefined) {
       this.#finish(chunk, UNREADABLE);
       return;
     }
-    const high = this.#hash[0]!;
-    const low = this.#hash[1]!;
-    // An equal hash alone is no proof: see below.
-    let zero = this.#isZeroHash(length, high, low);
-    if (zero && !this.#readPieces(position, length, (piece) => (zero = this.#isZero(piece)))) zero = false;
-    this.#setRow(chunk, high, low);
-    this.#finish(chunk, zero ? ZERO : DATA);
+    this.#setRow(chunk, this.#hash[0]!, this.#hash[1]!);
+    this.#finish(chunk, content === 'zeros' ? ZERO : DATA);
   }
 
   #finishZero(chunk: number): void {
