@@ -5,7 +5,7 @@ import { fsyncDirectory, makeDirectory } from '../host/durable.js';
 import { Journal, type JournalEntry, readPending } from '../session/journal.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
-import { adviseKeeping, type KeepAdvice } from '../snapshot/lvm-keep.js';
+import { adviseKeeping, type KeepAdvice } from '../snapshot/lvm/keep.js';
 import {
   CHECKPOINT_KIND,
   LVM_KIND,

@@ -8,7 +8,7 @@ import type { Disk, Domain } from '../libvirt/domain.js';
 import { loadDomainByUuid } from '../libvirt/load-domain.js';
 import type { DomainName, Virsh } from '../libvirt/virsh.js';
 import { attribute, child, children, parseXml, rootOf } from '../libvirt/xml.js';
-import { checkSpace } from '../snapshot/overlay-files.js';
+import { checkSpace } from '../snapshot/overlay/files.js';
 import type { CheckResult } from './check-result.js';
 
 const PING_SECONDS = 3;

@@ -4,7 +4,7 @@ import * as v from 'valibot';
 import { failed } from '../errors.js';
 import { fsyncDirectory } from '../host/durable.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
-import { readOverlayRecord } from '../snapshot/overlay-record.js';
+import { readOverlayRecord } from '../snapshot/overlay/record.js';
 import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import { newChainRecord, type Point, point, readChainRecord, writeChainRecord } from './chain-record.js';
 import { liveChain, writeLiveChain } from './live-chain.js';

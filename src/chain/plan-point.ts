@@ -8,7 +8,7 @@ import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import { identityOf } from '../snapshot/image-identity.js';
 import { imageOf } from '../snapshot/none.js';
-import { overlayProvider } from '../snapshot/overlay.js';
+import { overlayProvider } from '../snapshot/overlay/provider.js';
 import type { ChainRecord } from './chain-record.js';
 import { checkCopies } from './check-copies.js';
 import type { CopyMethod } from './copy-disk.js';

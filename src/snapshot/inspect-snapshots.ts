@@ -1,13 +1,13 @@
 import { type ChunkmountError, failed } from '../errors.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
-import { cloneDamage, readCloneRecord } from './clone-record.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
-import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
+import { findLvmSnapshot, readLvmRecord } from './lvm/undo.js';
 import { isStillPaused, PAUSE_KIND } from './pause.js';
-import { isJobThere } from './pull-job.js';
-import { readEnd } from './pull-place.js';
-import { readJobRecord } from './pull-record.js';
+import { isJobThere } from './pull/job.js';
+import { readEnd } from './pull/place.js';
+import { readJobRecord } from './pull/record.js';
+import { cloneDamage, readCloneRecord } from './reflink/clone-record.js';
 import { LVM_KIND, PULL_JOB_KIND, REFLINK_KIND } from './watched-kinds.js';
 
 /** Overwritten, resumed or run full: what was read since is worth nothing. */

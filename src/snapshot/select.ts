@@ -6,13 +6,13 @@ import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { UndoHandlers } from '../session/undo.js';
 import { diskRefusal } from './disk-refusal.js';
-import { lvmProvider } from './lvm.js';
+import { lvmProvider } from './lvm/provider.js';
 import { noneProvider } from './none.js';
-import { overlayProvider } from './overlay.js';
+import { overlayProvider } from './overlay/provider.js';
 import { pausedProvider } from './paused.js';
 import type { SnapshotKind, SnapshotProvider } from './provider.js';
-import { pullProvider } from './pull.js';
-import { reflinkProvider } from './reflink.js';
+import { pullProvider } from './pull/provider.js';
+import { reflinkProvider } from './reflink/provider.js';
 import { shutdownUndo } from './shutdown.js';
 
 const PROVIDERS: readonly SnapshotProvider[] = [

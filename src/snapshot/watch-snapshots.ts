@@ -3,8 +3,8 @@ import * as path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.js';
 import type { JournalEntry } from '../session/journal.js';
-import { readCloneRecord } from './clone-record.js';
-import { readOverlayRecord } from './overlay-record.js';
+import { readOverlayRecord } from './overlay/record.js';
+import { readCloneRecord } from './reflink/clone-record.js';
 import { Once, type WatchRequest } from './watch-request.js';
 import { LVM_KIND, OVERLAY_KIND, PULL_JOB_KIND, REFLINK_KIND } from './watched-kinds.js';
 
@@ -38,9 +38,9 @@ const watchSpace =
 type Watcher = (entry: JournalEntry, request: WatchRequest, once: Once) => Promise<void>;
 
 /** A daemon whose VM has no LVM snapshot does without everything that knows LVM. */
-const watchLvm: Watcher = async (...args) => (await import('./watch-lvm.js')).watchLvm(...args);
+const watchLvm: Watcher = async (...args) => (await import('./lvm/watch.js')).watchLvm(...args);
 
-const watchPull: Watcher = async (...args) => (await import('./pull-watch.js')).watchPull(...args);
+const watchPull: Watcher = async (...args) => (await import('./pull/watch.js')).watchPull(...args);
 
 const WATCHERS: Readonly<Record<string, Watcher>> = {
   [LVM_KIND]: watchLvm,

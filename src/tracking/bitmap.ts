@@ -3,7 +3,7 @@ import { messageOf } from '../errors.js';
 import { readDirtyBitmap } from '../image/dirty-bitmap.js';
 import { CHANGES_BITMAP } from '../libvirt/backup-job.js';
 import { imageIdentity, isSameImage } from '../snapshot/image-identity.js';
-import { type PullRecord, readPullRecord } from '../snapshot/pull-record.js';
+import { type PullRecord, readPullRecord } from '../snapshot/pull/record.js';
 import { PULL_KIND } from '../snapshot/watched-kinds.js';
 import { difference, FileStateSchema, fileState } from './file-state.js';
 import type { Changes, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';

@@ -36,7 +36,7 @@ const FactsSchema = v.object({
 
 type OverlayFacts = v.InferOutput<typeof FactsSchema>;
 
-/** The part of an `overlay` entry of a journal that matters here; see snapshot/overlay-record.ts. */
+/** The part of an `overlay` entry of a journal that matters here; see snapshot/overlay/record.ts. */
 const Entry = v.object({
   session: v.string(),
   overlay: v.string(),

@@ -9,10 +9,10 @@ import {
   volumeByUuid,
   volumeOfDevice,
   volumesByUuid,
-} from '../snapshot/logical-volume.js';
-import { whileHoldingMetadata } from '../snapshot/lvm-metadata.js';
-import { isWithin } from '../snapshot/lvm-pool.js';
-import { readLvmRecord } from '../snapshot/lvm-undo.js';
+} from '../snapshot/lvm/logical-volume.js';
+import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
+import { isWithin } from '../snapshot/lvm/pool.js';
+import { readLvmRecord } from '../snapshot/lvm/undo.js';
 import { LVM_KIND } from '../snapshot/watched-kinds.js';
 import { thinDelta } from './thin-delta.js';
 import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';

@@ -4,8 +4,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
-import { volumeByName, volumeOfDevice } from '../../src/snapshot/logical-volume.js';
-import { lvmProvider } from '../../src/snapshot/lvm.js';
+import { volumeByName, volumeOfDevice } from '../../src/snapshot/lvm/logical-volume.js';
+import { lvmProvider } from '../../src/snapshot/lvm/provider.js';
 import { chooseProviders } from '../../src/snapshot/select.js';
 import { bytesOf, DEFAULT_SNAPSHOT_SIZE } from '../../src/snapshot/snapshot-size.js';
 import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';

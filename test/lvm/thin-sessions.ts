@@ -16,7 +16,7 @@ import type { Domain } from '../../src/libvirt/domain.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { Journal } from '../../src/session/journal.js';
 import { StateDirectory } from '../../src/session/state-directory.js';
-import { lvmProvider } from '../../src/snapshot/lvm.js';
+import { lvmProvider } from '../../src/snapshot/lvm/provider.js';
 import type { Comparing, Facts } from '../../src/tracking/tracker.js';
 import { mapOf } from '../image/extents.js';
 import { DyingJournal } from '../support/dying-journal.js';

@@ -4,7 +4,7 @@ import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import type { SnapshotKind } from '../../src/snapshot/provider.js';
 import { chooseProviders } from '../../src/snapshot/select.js';
 import { makeImage, type TestDisk, TestLibvirt } from '../support/libvirt.js';

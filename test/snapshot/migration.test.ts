@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { eventually, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 

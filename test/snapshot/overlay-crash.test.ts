@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { undoAll } from '../../src/session/undo.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { snapshotUndo } from '../../src/snapshot/select.js';
 import { DyingJournal } from '../support/dying-journal.js';
 import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';

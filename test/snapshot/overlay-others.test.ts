@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { eventually, makeImage } from '../support/libvirt.js';
 import {
   BEFORE,

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 

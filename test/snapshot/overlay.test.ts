@@ -1,6 +1,6 @@
 import * as path from 'node:path';
 import { describe } from 'vitest';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
 

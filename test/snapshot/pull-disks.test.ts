@@ -3,7 +3,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { freezeDomain } from '../../src/snapshot/freeze-domain.js';
-import { pullProvider } from '../../src/snapshot/pull.js';
+import { pullProvider } from '../../src/snapshot/pull/provider.js';
 import { PULL_KIND } from '../../src/snapshot/watched-kinds.js';
 import { makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';

@@ -3,7 +3,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { pullProvider } from '../../src/snapshot/pull.js';
+import { pullProvider } from '../../src/snapshot/pull/provider.js';
 import { watchSnapshots } from '../../src/snapshot/watch-snapshots.js';
 import { hasPattern, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';

@@ -1,6 +1,6 @@
 import * as path from 'node:path';
 import { describe } from 'vitest';
-import { pullProvider } from '../../src/snapshot/pull.js';
+import { pullProvider } from '../../src/snapshot/pull/provider.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
 

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { findQemu } from '../../src/libvirt/qemu-process.js';
-import { overlayProvider } from '../../src/snapshot/overlay.js';
+import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { whileFrozen } from '../../src/snapshot/quiesce.js';
 import { eventually, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';

@@ -6,9 +6,9 @@ import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { undoAll } from '../../src/session/undo.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
-import { reflinkProvider } from '../../src/snapshot/reflink.js';
+import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
+import { shareBlocks } from '../../src/snapshot/reflink/share-blocks.js';
 import { snapshotUndo } from '../../src/snapshot/select.js';
-import { shareBlocks } from '../../src/snapshot/share-blocks.js';
 import { DyingJournal } from '../support/dying-journal.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
 import {

@@ -7,7 +7,7 @@ import { Virsh } from '../../src/libvirt/virsh.js';
 import { Journal } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
 import type { Snapshot } from '../../src/snapshot/provider.js';
-import { reflinkProvider } from '../../src/snapshot/reflink.js';
+import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
 import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
 

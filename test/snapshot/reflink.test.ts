@@ -1,6 +1,6 @@
 import * as path from 'node:path';
 import { describe } from 'vitest';
-import { reflinkProvider } from '../../src/snapshot/reflink.js';
+import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
 import { snapshotProviderSuite } from '../contracts/snapshot-provider.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';

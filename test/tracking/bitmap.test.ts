@@ -6,7 +6,7 @@ import { ExtentMapBuilder } from '../../src/image/extent-map-builder.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import type { JournalEntry } from '../../src/session/journal.js';
 import { identityOf } from '../../src/snapshot/image-identity.js';
-import type { PullRecord } from '../../src/snapshot/pull-record.js';
+import type { PullRecord } from '../../src/snapshot/pull/record.js';
 import { bitmapTracker } from '../../src/tracking/bitmap.js';
 import type { Facts, TrackedDisk } from '../../src/tracking/tracker.js';
 import { temporaryDirectory } from '../support/images.js';

@@ -1,10 +1,10 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed, messageOf, usage } from '../errors.js';
-import { readIfExists } from '../host/durable.js';
-import { run } from '../host/exec.js';
-import type { ProcessIdentity } from '../host/process-identity.js';
-import type { Disk } from '../libvirt/domain.js';
+import { failed, messageOf, usage } from '../../errors.js';
+import { readIfExists } from '../../host/durable.js';
+import { run } from '../../host/exec.js';
+import type { ProcessIdentity } from '../../host/process-identity.js';
+import type { Disk } from '../../libvirt/domain.js';
 
 /** A scratch file's file system may have this much left at least. Below, or below a tenth of its size, the job is ended. */
 const FLOOR_BYTES = 256 * 2 ** 20;

@@ -1,13 +1,13 @@
 import * as fs from 'node:fs';
-import { failed } from '../errors.js';
-import { isWrittenByQemu } from '../image/image-lock.js';
-import { Virsh } from '../libvirt/virsh.js';
-import type { UndoHandler } from '../session/undo.js';
-import { identityOf, isSameImage } from './image-identity.js';
-import { endJob } from './pull-job.js';
-import { removeSocketDirectory } from './pull-place.js';
-import { readJobRecord, readPullRecord } from './pull-record.js';
-import { PULL_JOB_KIND, PULL_KIND } from './watched-kinds.js';
+import { failed } from '../../errors.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import { Virsh } from '../../libvirt/virsh.js';
+import type { UndoHandler } from '../../session/undo.js';
+import { identityOf, isSameImage } from '../image-identity.js';
+import { PULL_JOB_KIND, PULL_KIND } from '../watched-kinds.js';
+import { endJob } from './job.js';
+import { removeSocketDirectory } from './place.js';
+import { readJobRecord, readPullRecord } from './record.js';
 
 /** Ends our backup job, and no other one. */
 const undoJob: UndoHandler = async (entry, { signal }) => {

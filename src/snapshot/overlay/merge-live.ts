@@ -1,12 +1,12 @@
-import { isWrittenByQemu } from '../image/image-lock.js';
-import type { Disk } from '../libvirt/domain.js';
-import { PAUSED_BY_IO_ERROR } from '../libvirt/virsh.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { PAUSED_BY_IO_ERROR } from '../../libvirt/virsh.js';
+import { identityOf } from '../image-identity.js';
+import { usesFile } from '../references.js';
 import { checkBase } from './base-check.js';
+import { type OverlayCase, stuck } from './case.js';
 import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
-import { identityOf } from './image-identity.js';
-import { type OverlayCase, stuck } from './overlay-case.js';
-import { passOnBase } from './overlay-stack.js';
-import { usesFile } from './references.js';
+import { passOnBase } from './stack.js';
 
 function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch {
   const { domain, target } = record;

@@ -1,19 +1,20 @@
-import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { CommandError } from '../host/exec.js';
-import { bootId, type ProcessIdentity } from '../host/process-identity.js';
-import { type Qcow2Info, qcow2Info } from '../image/qcow2-info.js';
-import { beginBackup } from '../libvirt/backup-job.js';
-import type { Disk } from '../libvirt/domain.js';
-import { findQemu } from '../libvirt/qemu-process.js';
-import type { JournalEntry } from '../session/journal.js';
+import { ChunkmountError, failed, messageOf } from '../../errors.js';
+import { CommandError } from '../../host/exec.js';
+import { bootId, type ProcessIdentity } from '../../host/process-identity.js';
+import { type Qcow2Info, qcow2Info } from '../../image/qcow2-info.js';
+import { beginBackup } from '../../libvirt/backup-job.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { findQemu } from '../../libvirt/qemu-process.js';
+import type { JournalEntry } from '../../session/journal.js';
+import { diskRefusal } from '../disk-refusal.js';
+import { identityOf } from '../image-identity.js';
+import { imageOf } from '../none.js';
+import { makeOverlayFile } from '../overlay/files.js';
+import { jobRefusal } from '../overlay/provider.js';
+import type { Snapshot, SnapshotProvider, SnapshotRequest } from '../provider.js';
+import { CHECKPOINT_KIND, PULL_JOB_KIND, PULL_KIND } from '../watched-kinds.js';
 import { type CheckpointRecord, checkpointUndo } from './checkpoint.js';
-import { diskRefusal } from './disk-refusal.js';
-import { identityOf } from './image-identity.js';
-import { imageOf } from './none.js';
-import { jobRefusal } from './overlay.js';
-import { makeOverlayFile } from './overlay-files.js';
-import type { Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
-import { isJobThere } from './pull-job.js';
+import { isJobThere } from './job.js';
 import {
   checkScratchSpace,
   closeSocketDirectory,
@@ -21,10 +22,9 @@ import {
   makeSocketDirectory,
   scratchPath,
   socketDirectory,
-} from './pull-place.js';
-import { type JobRecord, type PullRecord, readJobRecord } from './pull-record.js';
-import { pullUndo } from './pull-undo.js';
-import { CHECKPOINT_KIND, PULL_JOB_KIND, PULL_KIND } from './watched-kinds.js';
+} from './place.js';
+import { type JobRecord, type PullRecord, readJobRecord } from './record.js';
+import { pullUndo } from './undo.js';
 
 type RefusalRequest = Parameters<SnapshotProvider['refusal']>[0];
 

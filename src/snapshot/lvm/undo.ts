@@ -1,10 +1,10 @@
 import * as v from 'valibot';
-import { failed } from '../errors.js';
-import type { JournalEntry } from '../session/journal.js';
-import type { UndoHandler } from '../session/undo.js';
+import { failed } from '../../errors.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { UndoHandler } from '../../session/undo.js';
+import { LVM_KIND } from '../watched-kinds.js';
 import { type LogicalVolume, remove, volumeByName, volumeByUuid } from './logical-volume.js';
-import { metadataUndo } from './lvm-metadata.js';
-import { LVM_KIND } from './watched-kinds.js';
+import { metadataUndo } from './metadata.js';
 
 /** A reader that has just ended may keep the device open for a moment, as udev does. */
 const BUSY_TIMEOUT_MS = 10_000;

@@ -1,7 +1,12 @@
-import { failed } from '../errors.js';
-import type { Disk } from '../libvirt/domain.js';
-import { findQemu } from '../libvirt/qemu-process.js';
-import { diskRefusal } from './disk-refusal.js';
+import { failed } from '../../errors.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { findQemu } from '../../libvirt/qemu-process.js';
+import { diskRefusal } from '../disk-refusal.js';
+import { imageOf } from '../none.js';
+import { pauseUndo, whilePaused } from '../pause.js';
+import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from '../provider.js';
+import { bytesOf, DEFAULT_SNAPSHOT_SIZE, sizeArguments } from '../snapshot-size.js';
+import { LVM_KIND } from '../watched-kinds.js';
 import {
   createThick,
   createThin,
@@ -10,12 +15,7 @@ import {
   volumeByName,
   volumeOfDevice,
 } from './logical-volume.js';
-import { type LvmRecord, lvmUndo } from './lvm-undo.js';
-import { imageOf } from './none.js';
-import { pauseUndo, whilePaused } from './pause.js';
-import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
-import { bytesOf, DEFAULT_SNAPSHOT_SIZE, sizeArguments } from './snapshot-size.js';
-import { LVM_KIND } from './watched-kinds.js';
+import { type LvmRecord, lvmUndo } from './undo.js';
 
 /** As virt-backup had it; the largest that LVM allows, so that a snapshot of a large volume has few exceptions to keep. */
 const THICK_CHUNK_KIB = 512;

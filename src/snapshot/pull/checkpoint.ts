@@ -1,15 +1,15 @@
 import * as v from 'valibot';
-import { failed, messageOf } from '../errors.js';
-import { CommandError, run } from '../host/exec.js';
-import { isWrittenByQemu } from '../image/image-lock.js';
-import { qcow2Info } from '../image/qcow2-info.js';
-import { deleteCheckpoint, listCheckpoints } from '../libvirt/checkpoints.js';
-import { removeQemuBitmaps } from '../libvirt/qemu-bitmaps.js';
-import { Virsh } from '../libvirt/virsh.js';
-import type { JournalEntry } from '../session/journal.js';
-import type { UndoContext, UndoHandler } from '../session/undo.js';
-import { identityOf, imageIdentity, isSameImage } from './image-identity.js';
-import { CHECKPOINT_KIND } from './watched-kinds.js';
+import { failed, messageOf } from '../../errors.js';
+import { CommandError, run } from '../../host/exec.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import { qcow2Info } from '../../image/qcow2-info.js';
+import { deleteCheckpoint, listCheckpoints } from '../../libvirt/checkpoints.js';
+import { removeQemuBitmaps } from '../../libvirt/qemu-bitmaps.js';
+import { Virsh } from '../../libvirt/virsh.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { UndoContext, UndoHandler } from '../../session/undo.js';
+import { identityOf, imageIdentity, isSameImage } from '../image-identity.js';
+import { CHECKPOINT_KIND } from '../watched-kinds.js';
 
 const checkpointRecord = v.object({
   /** Id of the session that made it. */

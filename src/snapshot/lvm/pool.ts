@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
-import { failed } from '../errors.js';
-import { readIfExists } from '../host/durable.js';
-import { run } from '../host/exec.js';
+import { failed } from '../../errors.js';
+import { readIfExists } from '../../host/durable.js';
+import { run } from '../../host/exec.js';
 import type { DeviceNumber } from './logical-volume.js';
 
 /** Its metadata is committed first, which waits for the disk. */

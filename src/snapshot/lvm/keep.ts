@@ -1,6 +1,6 @@
-import type { JournalEntry } from '../session/journal.js';
+import type { JournalEntry } from '../../session/journal.js';
 import { volumeByName } from './logical-volume.js';
-import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
+import { findLvmSnapshot, readLvmRecord } from './undo.js';
 
 /** A snapshot that stays takes up what its volume changes; in a fuller pool the guests need that themselves. */
 const KEEP_PERCENT = 90;

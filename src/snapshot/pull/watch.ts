@@ -1,12 +1,12 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { messageOf } from '../errors.js';
-import { Virsh } from '../libvirt/virsh.js';
-import type { JournalEntry } from '../session/journal.js';
-import { endJob, isServing } from './pull-job.js';
-import { noteEnd, spaceFor } from './pull-place.js';
-import { type JobRecord, readJobRecord } from './pull-record.js';
-import type { Once, WatchRequest } from './watch-request.js';
+import { messageOf } from '../../errors.js';
+import { Virsh } from '../../libvirt/virsh.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { Once, WatchRequest } from '../watch-request.js';
+import { endJob, isServing } from './job.js';
+import { noteEnd, spaceFor } from './place.js';
+import { type JobRecord, readJobRecord } from './record.js';
 
 /** Ending a job takes some tenths of a second, as many looks as this, and the guest goes on writing meanwhile. */
 const LOOKS_TO_END = 4;

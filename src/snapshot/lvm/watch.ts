@@ -1,8 +1,8 @@
-import { messageOf } from '../errors.js';
-import type { JournalEntry } from '../session/journal.js';
+import { messageOf } from '../../errors.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { Once, WatchRequest } from '../watch-request.js';
 import { extend, type LogicalVolume, spaceInGroup, volumeByName } from './logical-volume.js';
-import { findLvmSnapshot, readLvmRecord } from './lvm-undo.js';
-import type { Once, WatchRequest } from './watch-request.js';
+import { findLvmSnapshot, readLvmRecord } from './undo.js';
 
 /** From here on a thick snapshot or a pool is nearly full: as in LVM's own snapshot_autoextend_threshold example. */
 const NEARLY_FULL_PERCENT = 80;

@@ -1,10 +1,10 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed, messageOf } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
-import { run } from '../host/exec.js';
-import type { Disk } from '../libvirt/domain.js';
-import { type ImageIdentity, identityOfDescriptor } from './image-identity.js';
+import { failed, messageOf } from '../../errors.js';
+import { fsyncDirectory } from '../../host/durable.js';
+import { run } from '../../host/exec.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { type ImageIdentity, identityOfDescriptor } from '../image-identity.js';
 import { isBtrfs } from './share-blocks.js';
 
 /** As lsattr(1) shows a file that Btrfs overwrites in place. */

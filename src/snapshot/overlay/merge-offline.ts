@@ -1,11 +1,11 @@
 import * as fs from 'node:fs';
-import { isWrittenByQemu } from '../image/image-lock.js';
-import { withDiskSource } from '../libvirt/disk-source.js';
-import { loadInactive } from '../libvirt/load-domain.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import { withDiskSource } from '../../libvirt/disk-source.js';
+import { loadInactive } from '../../libvirt/load-domain.js';
+import { commitOffline, showsSameDisk } from '../qemu-image.js';
 import { checkBase, isBaseUntouched } from './base-check.js';
-import { type OverlayCase, stuck } from './overlay-case.js';
-import { overlayFile } from './overlay-position.js';
-import { commitOffline, showsSameDisk } from './qemu-image.js';
+import { type OverlayCase, stuck } from './case.js';
+import { overlayFile } from './position.js';
 
 /** More than a mirrored write can lag behind; the guest wrote to the base itself after that. */
 const MIRROR_LAG_NS = 1_000_000_000n;

@@ -1,10 +1,10 @@
-import { failed } from '../errors.js';
-import { readIfExists } from '../host/durable.js';
-import { bootId, isAlive } from '../host/process-identity.js';
-import { findProcesses } from '../host/process-list.js';
-import { type RunningBackup, runningBackup } from '../libvirt/backup-job.js';
-import type { Virsh } from '../libvirt/virsh.js';
-import type { JobRecord } from './pull-record.js';
+import { failed } from '../../errors.js';
+import { readIfExists } from '../../host/durable.js';
+import { bootId, isAlive } from '../../host/process-identity.js';
+import { findProcesses } from '../../host/process-list.js';
+import { type RunningBackup, runningBackup } from '../../libvirt/backup-job.js';
+import type { Virsh } from '../../libvirt/virsh.js';
+import type { JobRecord } from './record.js';
 
 /** As with overlays: libvirt goes on with what it was asked for when who asked is gone. */
 const LATE_JOB_MS = 60_000;

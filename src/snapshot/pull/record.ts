@@ -1,6 +1,6 @@
 import * as v from 'valibot';
-import type { JournalEntry } from '../session/journal.js';
-import { imageIdentity } from './image-identity.js';
+import type { JournalEntry } from '../../session/journal.js';
+import { imageIdentity } from '../image-identity.js';
 
 const processIdentity = v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() });
 const domain = v.object({ uuid: v.string(), name: v.string() });

@@ -1,14 +1,14 @@
 import * as fs from 'node:fs';
-import { bootId } from '../host/process-identity.js';
-import { findProcesses } from '../host/process-list.js';
-import { isWrittenByQemu } from '../image/image-lock.js';
-import type { UndoHandler } from '../session/undo.js';
+import { bootId } from '../../host/process-identity.js';
+import { findProcesses } from '../../host/process-list.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import type { UndoHandler } from '../../session/undo.js';
+import { domainReferringTo } from '../references.js';
+import { type OverlayCase, overlayCase, stuck } from './case.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
 import { checkLeft, checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
-import { type OverlayCase, overlayCase, stuck } from './overlay-case.js';
-import { findOverlay, type OverlayPosition, overlayFile } from './overlay-position.js';
-import { entriesOn, passOnBase, wasMergedFromBelow } from './overlay-stack.js';
-import { domainReferringTo } from './references.js';
+import { findOverlay, type OverlayPosition, overlayFile } from './position.js';
+import { entriesOn, passOnBase, wasMergedFromBelow } from './stack.js';
 
 /** libvirt was seen to finish a snapshot seconds after the program that had asked for it was killed. */
 const LATE_SNAPSHOT_MS = 60_000;

@@ -1,6 +1,6 @@
-import { type ChunkmountError, failed } from '../errors.js';
-import { identityOf, isSameImage, wasWritten, writeMark } from './image-identity.js';
-import type { OverlayRecord } from './overlay-record.js';
+import { type ChunkmountError, failed } from '../../errors.js';
+import { identityOf, isSameImage, wasWritten, writeMark } from '../image-identity.js';
+import type { OverlayRecord } from './record.js';
 
 function diverged(record: OverlayRecord, what: string): ChunkmountError {
   const { domain, target, overlay, base } = record;

@@ -1,13 +1,13 @@
 import * as fs from 'node:fs';
-import type { ProcessIdentity } from '../host/process-identity.js';
-import type { Disk } from '../libvirt/domain.js';
-import type { DomainDescription } from '../libvirt/domain-xml.js';
-import { loadDescription, loadInactive } from '../libvirt/load-domain.js';
-import { findQemu } from '../libvirt/qemu-process.js';
-import type { Virsh } from '../libvirt/virsh.js';
-import { identityOf, isSameImage } from './image-identity.js';
-import { holdsOpen } from './open-files.js';
-import type { OverlayRecord } from './overlay-record.js';
+import type { ProcessIdentity } from '../../host/process-identity.js';
+import type { Disk } from '../../libvirt/domain.js';
+import type { DomainDescription } from '../../libvirt/domain-xml.js';
+import { loadDescription, loadInactive } from '../../libvirt/load-domain.js';
+import { findQemu } from '../../libvirt/qemu-process.js';
+import type { Virsh } from '../../libvirt/virsh.js';
+import { identityOf, isSameImage } from '../image-identity.js';
+import { holdsOpen } from '../open-files.js';
+import type { OverlayRecord } from './record.js';
 
 /** Where an overlay of ours is found, in the host's real state. */
 export type OverlayPosition =

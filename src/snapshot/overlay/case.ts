@@ -1,8 +1,8 @@
-import { type ChunkmountError, failed } from '../errors.js';
-import { Virsh } from '../libvirt/virsh.js';
-import type { JournalEntry } from '../session/journal.js';
-import type { UndoContext } from '../session/undo.js';
-import { type OverlayRecord, readOverlayRecord } from './overlay-record.js';
+import { type ChunkmountError, failed } from '../../errors.js';
+import { Virsh } from '../../libvirt/virsh.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { UndoContext } from '../../session/undo.js';
+import { type OverlayRecord, readOverlayRecord } from './record.js';
 
 /** One overlay that is being undone. */
 export interface OverlayCase {

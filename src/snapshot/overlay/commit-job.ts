@@ -1,8 +1,8 @@
-import { failed } from '../errors.js';
-import type { Disk } from '../libvirt/domain.js';
-import { loadDescription } from '../libvirt/load-domain.js';
-import type { Virsh } from '../libvirt/virsh.js';
-import type { ProgressTask, Reporter } from '../report/reporter.js';
+import { failed } from '../../errors.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { loadDescription } from '../../libvirt/load-domain.js';
+import type { Virsh } from '../../libvirt/virsh.js';
+import type { ProgressTask, Reporter } from '../../report/reporter.js';
 
 const FIRST_POLL_MS = 20;
 const LAST_POLL_MS = 500;

@@ -1,13 +1,13 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as v from 'valibot';
-import { failed } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
-import { isWrittenByQemu } from '../image/image-lock.js';
-import type { JournalEntry } from '../session/journal.js';
-import type { UndoHandler } from '../session/undo.js';
-import { identityOf, imageIdentity, isSameImage, wasWritten, writeMark } from './image-identity.js';
-import { REFLINK_KIND } from './watched-kinds.js';
+import { failed } from '../../errors.js';
+import { fsyncDirectory } from '../../host/durable.js';
+import { isWrittenByQemu } from '../../image/image-lock.js';
+import type { JournalEntry } from '../../session/journal.js';
+import type { UndoHandler } from '../../session/undo.js';
+import { identityOf, imageIdentity, isSameImage, wasWritten, writeMark } from '../image-identity.js';
+import { REFLINK_KIND } from '../watched-kinds.js';
 
 const cloneRecord = v.object({
   /** Id of the session that made it. */

@@ -1,22 +1,22 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
-import { readChain } from '../image/chain.js';
-import type { Disk } from '../libvirt/domain.js';
-import { findQemu } from '../libvirt/qemu-process.js';
-import type { JournalEntry } from '../session/journal.js';
+import { ChunkmountError, failed, messageOf } from '../../errors.js';
+import { fsyncDirectory } from '../../host/durable.js';
+import { readChain } from '../../image/chain.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { findQemu } from '../../libvirt/qemu-process.js';
+import type { JournalEntry } from '../../session/journal.js';
+import { diskRefusal } from '../disk-refusal.js';
+import { HOLD_KIND, holdImages, holdUndo } from '../hold.js';
+import { identityOfDescriptor, writeMark } from '../image-identity.js';
+import { imageOf } from '../none.js';
+import { jobRefusal } from '../overlay/provider.js';
+import { pauseUndo, whilePaused } from '../pause.js';
+import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from '../provider.js';
+import { REFLINK_KIND } from '../watched-kinds.js';
 import { clonePath, makeCloneFile, matchAttributes, sealClone } from './clone-file.js';
 import { type CloneRecord, cloneUndo } from './clone-record.js';
-import { diskRefusal } from './disk-refusal.js';
-import { HOLD_KIND, holdImages, holdUndo } from './hold.js';
-import { identityOfDescriptor, writeMark } from './image-identity.js';
-import { imageOf } from './none.js';
-import { jobRefusal } from './overlay.js';
-import { pauseUndo, whilePaused } from './pause.js';
-import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
 import { cloneRefusal, SOURCE_NAME, shareBlocks, TARGET_NAME } from './share-blocks.js';
-import { REFLINK_KIND } from './watched-kinds.js';
 
 /** One file holds such an image, and QEMU has written all of it when it stands still. */
 const FORMATS: ReadonlySet<string> = new Set(['raw', 'qcow2']);

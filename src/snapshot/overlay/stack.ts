@@ -1,10 +1,10 @@
 import * as fs from 'node:fs';
-import { imageInfo } from '../image/qemu-img.js';
-import type { JournalEntry } from '../session/journal.js';
-import { identityOf, isSameImage, writeMark } from './image-identity.js';
-import type { OverlayCase } from './overlay-case.js';
-import { readOverlayRecord } from './overlay-record.js';
-import { OVERLAY_KIND } from './watched-kinds.js';
+import { imageInfo } from '../../image/qemu-img.js';
+import type { JournalEntry } from '../../session/journal.js';
+import { identityOf, isSameImage, writeMark } from '../image-identity.js';
+import { OVERLAY_KIND } from '../watched-kinds.js';
+import type { OverlayCase } from './case.js';
+import { readOverlayRecord } from './record.js';
 
 /*
  * An overlay that is kept between sessions has that of the next session on it, which is kept in its place. It is then merged from

@@ -1,9 +1,9 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed, messageOf, usage } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
-import type { Disk } from '../libvirt/domain.js';
-import { type ImageIdentity, identityOfDescriptor } from './image-identity.js';
+import { failed, messageOf, usage } from '../../errors.js';
+import { fsyncDirectory } from '../../host/durable.js';
+import type { Disk } from '../../libvirt/domain.js';
+import { type ImageIdentity, identityOfDescriptor } from '../image-identity.js';
 
 /** Space an overlay's file system must have left: below it a guest would soon be stopped by a failed write. */
 const MIN_FREE_BYTES = 64 * 1024 * 1024;

@@ -1,8 +1,8 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
-import { failed } from '../errors.js';
-import { readIfExists } from '../host/durable.js';
-import { run } from '../host/exec.js';
+import { failed } from '../../errors.js';
+import { readIfExists } from '../../host/durable.js';
+import { run } from '../../host/exec.js';
 
 /** LVM waits for its own locks; another LVM command may run for long. */
 const LVM_TIMEOUT_MS = 60_000;
