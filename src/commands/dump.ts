@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
-import { type DumpResult, dumpSource } from '../backup/dump.js';
-import { COMPRESSOR_NAMES, findCompressor } from '../backup/dump-compressor.js';
-import type { DumpFormat } from '../backup/dump-image.js';
+import { COMPRESSOR_NAMES, findCompressor } from '../backup/dump/compressor.js';
+import { type DumpResult, dumpSource } from '../backup/dump/dump.js';
+import type { DumpFormat } from '../backup/dump/image.js';
 import { formatBytes } from '../report/format.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';

@@ -1,16 +1,16 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { runFilter } from '../host/exec.js';
-import { ExtentMapBuilder } from '../image/extent-map-builder.js';
-import { closeSources, openSources } from '../image/sources.js';
-import type { Reporter } from '../report/reporter.js';
-import type { Compressor } from './dump-compressor.js';
-import { createFile } from './dump-files.js';
-import { openPipes } from './dump-pipe.js';
-import { convertToQcow2 } from './dump-qcow2.js';
-import type { OpenOutput, ThreadResult } from './dump-task.js';
-import { failureOf, type ReadRequest, runReader, runWriter } from './dump-threads.js';
-import type { LocatedDisk } from './prepare-disks.js';
+import { runFilter } from '../../host/exec.js';
+import { ExtentMapBuilder } from '../../image/extent-map-builder.js';
+import { closeSources, openSources } from '../../image/sources.js';
+import type { Reporter } from '../../report/reporter.js';
+import { createFile } from '../dump-files.js';
+import type { LocatedDisk } from '../prepare-disks.js';
+import type { Compressor } from './compressor.js';
+import { openPipes } from './pipe.js';
+import { convertToQcow2 } from './qcow2.js';
+import type { OpenOutput, ThreadResult } from './task.js';
+import { failureOf, type ReadRequest, runReader, runWriter } from './threads.js';
 
 export type DumpFormat = 'raw' | 'qcow2';
 

@@ -2,12 +2,12 @@
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';
-import { failed } from '../errors.js';
-import { ExtentMap, ZERO_SOURCE } from '../image/extent-map.js';
-import { ExtentReader } from '../image/extent-reader.js';
-import { onOutput, writeTo } from './dump-output.js';
-import { DONE, type ReadTask, STOP, type ThreadResult } from './dump-task.js';
-import { report } from './dump-thread-end.js';
+import { failed } from '../../errors.js';
+import { ExtentMap, ZERO_SOURCE } from '../../image/extent-map.js';
+import { ExtentReader } from '../../image/extent-reader.js';
+import { onOutput, writeTo } from './output.js';
+import { DONE, type ReadTask, STOP, type ThreadResult } from './task.js';
+import { report } from './thread-end.js';
 
 /** Bytes read at once. */
 const PIECE = 1024 * 1024;

@@ -1,5 +1,5 @@
-import type { SharedExtentMap } from '../image/extent-map.js';
-import type { ReaderSource } from '../image/extent-reader.js';
+import type { SharedExtentMap } from '../../image/extent-map.js';
+import type { ReaderSource } from '../../image/extent-reader.js';
 
 /** A file or pipe that a thread writes; the thread that opened it closes it. */
 export interface OpenOutput {
@@ -8,7 +8,7 @@ export interface OpenOutput {
   readonly path: string;
 }
 
-/** Work of dump-read-worker.ts: the bytes of a disk, in order. */
+/** Work of read-worker.ts: the bytes of a disk, in order. */
 export interface ReadTask {
   /** For messages. */
   readonly disk: string;
@@ -20,7 +20,7 @@ export interface ReadTask {
   readonly control: SharedArrayBuffer;
 }
 
-/** Work of dump-write-worker.ts: what comes out of a pipe, into a file. */
+/** Work of write-worker.ts: what comes out of a pipe, into a file. */
 export interface WriteTask {
   readonly from: number;
   readonly into: OpenOutput;

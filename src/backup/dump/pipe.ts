@@ -1,5 +1,5 @@
 import * as fs from 'node:fs';
-import { run } from '../host/exec.js';
+import { run } from '../../host/exec.js';
 
 /** Both ends of a pipe, as descriptors that block: Node's own pipes to programs are sockets that do not. */
 export interface Pipe {

@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
-import { type ChunkmountError, failed, messageOf } from '../errors.js';
-import type { Reporter } from '../report/reporter.js';
-import { DONE, type ReadTask, STOP, type ThreadResult, type WriteTask } from './dump-task.js';
+import { type ChunkmountError, failed, messageOf } from '../../errors.js';
+import type { Reporter } from '../../report/reporter.js';
+import { DONE, type ReadTask, STOP, type ThreadResult, type WriteTask } from './task.js';
 
 const TICK_MS = 200;
 
@@ -23,7 +23,7 @@ function runThread(script: URL, task: ReadTask | WriteTask): Promise<ThreadResul
 
 /** Writes what comes out of a pipe into a file, until all who write to the pipe have closed it. */
 export function runWriter(task: WriteTask): Promise<ThreadResult> {
-  return runThread(new URL('./dump-write-worker.js', import.meta.url), task);
+  return runThread(new URL('./write-worker.js', import.meta.url), task);
 }
 
 export interface ReadRequest extends Omit<ReadTask, 'control'> {
@@ -53,7 +53,7 @@ export async function runReader(request: ReadRequest): Promise<ThreadResult> {
   signal?.addEventListener('abort', stop);
   const timer = setInterval(show, TICK_MS);
   try {
-    return await runThread(new URL('./dump-read-worker.js', import.meta.url), { ...task, control });
+    return await runThread(new URL('./read-worker.js', import.meta.url), { ...task, control });
   } finally {
     clearInterval(timer);
     signal?.removeEventListener('abort', stop);

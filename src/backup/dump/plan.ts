@@ -1,9 +1,9 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import type { Compressor } from './dump-compressor.js';
-import { readSums } from './dump-files.js';
-import type { DumpFormat } from './dump-image.js';
-import type { FrozenSource } from './source.js';
+import { readSums } from '../dump-files.js';
+import type { FrozenSource } from '../source.js';
+import type { Compressor } from './compressor.js';
+import type { DumpFormat } from './image.js';
 
 export interface PlanRequest {
   readonly name: string;

@@ -1,9 +1,9 @@
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
-import { run } from '../host/exec.js';
-import { chainNode } from '../image/block-node.js';
-import type { ImageChain } from '../image/image-layer.js';
-import type { Reporter } from '../report/reporter.js';
+import { run } from '../../host/exec.js';
+import { chainNode } from '../../image/block-node.js';
+import type { ImageChain } from '../../image/image-layer.js';
+import type { Reporter } from '../../report/reporter.js';
 
 const fsync = promisify(fs.fsync);
 

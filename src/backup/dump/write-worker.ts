@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';
-import { onOutput, writeTo } from './dump-output.js';
-import type { ThreadResult, WriteTask } from './dump-task.js';
-import { report } from './dump-thread-end.js';
+import { onOutput, writeTo } from './output.js';
+import type { ThreadResult, WriteTask } from './task.js';
+import { report } from './thread-end.js';
 
 /** More than a pipe holds. */
 const PIECE = 256 * 1024;

@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
-import { ChunkmountError, systemCode } from '../errors.js';
-import type { OpenOutput } from './dump-task.js';
+import { ChunkmountError, systemCode } from '../../errors.js';
+import type { OpenOutput } from './task.js';
 
 /** What a dump is written to took no more. `code` is the system's. */
 export class OutputError extends ChunkmountError {

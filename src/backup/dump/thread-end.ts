@@ -1,7 +1,7 @@
 import { parentPort } from 'node:worker_threads';
-import { ChunkmountError, messageOf } from '../errors.js';
-import { OutputError } from './dump-output.js';
-import type { ThreadResult } from './dump-task.js';
+import { ChunkmountError, messageOf } from '../../errors.js';
+import { OutputError } from './output.js';
+import type { ThreadResult } from './task.js';
 
 /** Does a thread's work, and tells what came of it. */
 export function report(work: () => ThreadResult): void {

@@ -1,20 +1,20 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed } from '../errors.js';
-import { mountAt } from '../host/mountinfo.js';
-import type { Journal } from '../session/journal.js';
-import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
-import { watchSnapshots } from '../snapshot/watch-snapshots.js';
-import type { Compressor } from './dump-compressor.js';
-import { DumpFiles } from './dump-files.js';
-import { type DumpFormat, dumpImage } from './dump-image.js';
-import { type DumpPlan, planDump, succeed } from './dump-plan.js';
-import { DumpSpace } from './dump-space.js';
-import { freezeSource } from './freeze-source.js';
-import { mountpointFor } from './mountpoint.js';
-import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
-import { type LocatedDisk, locateDisk } from './prepare-disks.js';
-import type { FrozenSource } from './source.js';
+import { failed } from '../../errors.js';
+import { mountAt } from '../../host/mountinfo.js';
+import type { Journal } from '../../session/journal.js';
+import { inspectSnapshots } from '../../snapshot/inspect-snapshots.js';
+import { watchSnapshots } from '../../snapshot/watch-snapshots.js';
+import { DumpFiles } from '../dump-files.js';
+import { freezeSource } from '../freeze-source.js';
+import { mountpointFor } from '../mountpoint.js';
+import { inNewSession, type NewSession, type SessionRequest } from '../new-session.js';
+import { type LocatedDisk, locateDisk } from '../prepare-disks.js';
+import type { FrozenSource } from '../source.js';
+import type { Compressor } from './compressor.js';
+import { type DumpFormat, dumpImage } from './image.js';
+import { type DumpPlan, planDump, succeed } from './plan.js';
+import { DumpSpace } from './space.js';
 
 export interface DumpRequest extends SessionRequest {
   readonly format: DumpFormat;

@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { type ChunkmountError, failed } from '../errors.js';
+import { type ChunkmountError, failed } from '../../errors.js';
 
 /** What a running VM may write in the second between two looks, and while its disks are given back. */
 const RESERVE_BYTES = 512 * 1024 * 1024;
