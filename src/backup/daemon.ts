@@ -78,7 +78,7 @@ class Daemon implements DaemonWork {
     if (!seen) await this.#scanners;
     try {
       if (seen) served.save();
-      else served.settle();
+      else await served.settle();
       this.#writeStatus(served, 'ended');
     } catch (error) {
       this.#writeStatus(served, 'failed', `the index could not be saved: ${messageOf(error)}`);

@@ -115,12 +115,12 @@ export class ServedTree {
   }
 
   /** Saves everything for good: nobody looks at the tree any more. */
-  settle(): void {
+  async settle(): Promise<void> {
     this.save();
     const { chunks, resolved } = this.scanState();
     settleRecord(this.config.indexDirectory, this.config.times, { complete: resolved === chunks });
     // Last: a record says that the index is whole.
-    for (const { tracker, indexFile } of this.#disks) tracker.settle(indexFile);
+    for (const { tracker, indexFile } of this.#disks) await tracker.settle(indexFile);
   }
 }
 

@@ -3,7 +3,7 @@ import type { Geometry } from '../chunks/geometry.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { readTracking, type TrackingRecord } from '../tracking/record.js';
 import type { Comparing, Observation, TrackedDisk, Tracker, TrackerKind } from '../tracking/tracker.js';
-import { TRACKERS } from '../tracking/trackers.js';
+import { trackerOf, trackersFor } from '../tracking/trackers.js';
 import { indexFile } from './daemon-config.js';
 import { type DiskChanges, type DiskTracking, indexObstacle } from './disk-tracking.js';
 
@@ -39,7 +39,7 @@ interface Observed {
 export async function trackDisk(request: TrackRequest): Promise<DiskTracking> {
   const { disk, indexDirectory, session, settings, reporter } = request;
   const { track, audit } = settings;
-  const wanted = TRACKERS.filter(({ kind }) => track === 'auto' || track === kind);
+  const wanted = await wantedTrackers(disk, track);
   const all: Observed[] = [];
   for (const tracker of wanted) {
     const observation = await tracker.observe(disk);
@@ -66,6 +66,13 @@ export async function trackDisk(request: TrackRequest): Promise<DiskTracking> {
     distrusted: typeof record === 'object' ? record.distrusted : [],
     audit,
   };
+}
+
+async function wantedTrackers(disk: TrackedDisk, track: TrackingSettings['track']): Promise<Tracker[]> {
+  const all = await trackersFor(disk);
+  if (track === 'auto') return all;
+  // What is asked for by name tells why it knows nothing.
+  return track === 'none' ? [] : [await trackerOf(track)];
 }
 
 export function bytesIn(ranges: readonly { readonly start: number; readonly end: number }[]): number {
@@ -130,6 +137,6 @@ async function ask(
 }
 
 /** Whether what a tracker observed at the beginning of a session is so still. */
-export function stillHolds(observed: DiskTracking['observed'][number]): boolean {
-  return TRACKERS.find(({ kind }) => kind === observed.tracker)?.stillHolds(observed.facts) === true;
+export async function stillHolds({ tracker, facts }: DiskTracking['observed'][number]): Promise<boolean> {
+  return (await trackerOf(tracker)).stillHolds(facts);
 }

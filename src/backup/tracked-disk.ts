@@ -79,7 +79,7 @@ export class DiskTracker {
   }
 
   /** To be called when the index has been saved for good to `indexFile`: leaves what the trackers need, if every chunk is known. */
-  settle(indexFile: string): void {
+  async settle(indexFile: string): Promise<void> {
     const { changes, begun, distrusted, observed } = this.tracking;
     const { cut, rows } = this.disk;
     this.#noteMismatch();
@@ -91,11 +91,13 @@ export class DiskTracker {
     const readAll = Atomics.load(rows.control, KEPT) === 0;
     const before = readAll ? [] : distrusted;
     const falseZeros = this.#falseZeros();
+    const bases = [];
+    for (const one of observed) if (await stillHolds(one)) bases.push(one);
     this.#write({
       index,
       fullScan: readAll || changes.kind === 'unknown' ? begun : changes.fullScan,
       falseZeros,
-      bases: falseZeros.length > MAX_FALSE_ZEROS ? [] : observed.filter(stillHolds),
+      bases: falseZeros.length > MAX_FALSE_ZEROS ? [] : bases,
       distrusted: this.#distrust === undefined ? [...before] : [...before, this.#distrust],
     });
   }

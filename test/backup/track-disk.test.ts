@@ -70,7 +70,7 @@ class Disk {
   }
 
   /** Ends a session that knows every chunk, or that many of them. Their hashes are `seed` and what follows. */
-  settle(tracking: DiskTracking, seed: number, known = Number.POSITIVE_INFINITY): void {
+  async settle(tracking: DiskTracking, seed: number, known = Number.POSITIVE_INFINITY): Promise<void> {
     const cut = geometry(this.size, this.chunkSize);
     const rows = createRows(cut.chunkCount);
     rows.hashes.forEach((_, word) => {
@@ -85,7 +85,7 @@ class Disk {
     const sizes = { chunkSize: cut.chunkSize, chunkCount: cut.chunkCount, diskSize: cut.size };
     saveIndex(file, { ...sizes, diskDirectoryMtime: 1, directoryMtimes }, rows, undefined, hasher);
     const extents = mapOf([{ length: cut.size, source: 0, offset: 0 }]);
-    new DiskTracker(
+    await new DiskTracker(
       this.index,
       tracking,
       { target: 'vda', cut, rows, extents, stored: undefined },
@@ -94,7 +94,7 @@ class Disk {
   }
 
   async session(seed = 1): Promise<void> {
-    this.settle(await this.track(), seed);
+    await this.settle(await this.track(), seed);
   }
 
   get record(): string {
@@ -204,7 +204,7 @@ describe('all is read', () => {
       'the index of another session',
       async (given) => {
         const tracking = await given.track();
-        given.settle(tracking, 77, 3);
+        await given.settle(tracking, 77, 3);
       },
       /another one than the last complete session left/,
     ],
@@ -348,7 +348,7 @@ describe('a session that', () => {
     await disk.session();
     const tracking = await disk.track();
     const before = fs.readFileSync(disk.record, 'utf8');
-    disk.settle(tracking, 1, 9);
+    await disk.settle(tracking, 1, 9);
     expect(fs.readFileSync(disk.record, 'utf8')).toBe(before);
     // The index says the same as before, and the image was not written.
     expect((await disk.track()).changes.kind).toBe('known');
@@ -358,7 +358,7 @@ describe('a session that', () => {
     const tracking = await disk.track();
     expect(tracking.observed.length).toBe(1);
     set(disk.base, true);
-    disk.settle(tracking, 1);
+    await disk.settle(tracking, 1);
     expect((await disk.track()).changes).toMatchObject({ reason: expect.stringContaining('knows nothing') });
   });
 

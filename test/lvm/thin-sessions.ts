@@ -220,7 +220,7 @@ export class ThinSessions {
     const directoryMtimes = new Uint32Array(Math.ceil(cut.chunkCount / 256)).fill(1);
     saveIndex(file, { ...sizes, diskDirectoryMtime: 1, directoryMtimes }, rows, undefined, hasher);
     const tracked = { target: TARGET, cut, rows, extents, stored: undefined };
-    new DiskTracker(indexDirectory, tracking, tracked, hasher).settle(file);
+    await new DiskTracker(indexDirectory, tracking, tracked, hasher).settle(file);
     return changes;
   }
 
