@@ -1,6 +1,11 @@
 import type { Operations, Stat, Statfs, XattrReply } from 'fuse-native';
 import { EIO, ERANGE } from '../errno.js';
-import type { Attributes, FilesystemStatistics, ReadOnlyFilesystem } from '../filesystem.js';
+import {
+  type Attributes,
+  type FilesystemStatistics,
+  NO_ATTRIBUTES,
+  type ReadOnlyFilesystem,
+} from '../filesystem.js';
 import { countRead } from '../handlers.js';
 import { FILE_TYPES } from '../wire/protocol.js';
 import type { InodeNumbers } from './inode-numbers.js';
@@ -46,19 +51,7 @@ export function toStatfs({ blockSize, blocks, files }: FilesystemStatistics): St
  */
 export class NativeOperations {
   readonly #paths: PathLookup;
-  readonly #attributes: Attributes = {
-    inode: 0,
-    kind: 'file',
-    size: 0,
-    blocks: 0,
-    mtime: 0,
-    mtimeNs: 0,
-    mode: 0,
-    nlink: 1,
-    uid: 0,
-    gid: 0,
-    blockSize: 4096,
-  };
+  readonly #attributes: Attributes = { ...NO_ATTRIBUTES };
 
   constructor(
     private readonly filesystem: ReadOnlyFilesystem,
