@@ -360,8 +360,9 @@ function describeTree(differences: TransportDifferences): void {
     await system('dd', [`if=${at('disk0/000000/00000003')}`, 'of=/dev/null', 'iflag=nocache', 'bs=64K']);
     const name = at(`disk0/unknown-${Date.now()}`);
     expect(fs.existsSync(name)).toBe(false);
-    const after = await session.counters((counters) => counters.requests! > before.requests!);
-    expect(after.stats).toBeGreaterThan(before.stats!);
+    // The daemon writes its counters now and then, so a file may hold the reads and not yet the lookup.
+    const after = await session.counters((counters) => counters.stats! > before.stats!);
+    expect(after.requests).toBeGreaterThan(before.requests!);
     expect(after.ioErrors).toBe(0);
   });
 }
