@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import * as v from 'valibot';
-import { failed, usage } from '../errors.js';
+import { ChunkmountError, failed, messageOf, usage } from '../errors.js';
 import { writeFully } from '../host/durable.js';
 import { CommandError, run } from '../host/exec.js';
 import type { DomainState } from './domain.js';
@@ -121,6 +121,15 @@ function anonymousFile(text: string): number {
   }
 }
 
+/**
+ * Whether libvirt said no, in `error` or in what caused it. Without an exit code virsh was ended, by us or by others, and libvirt
+ * may still be at it.
+ */
+export function isAnswer(error: unknown): boolean {
+  if (error instanceof CommandError) return error.exitCode !== undefined;
+  return error instanceof ChunkmountError && error.cause instanceof CommandError && isAnswer(error.cause);
+}
+
 const agentAnswer = v.object({ return: v.unknown() });
 
 /**
@@ -155,8 +164,8 @@ export class Virsh {
       text = await this.call('list', [...LIST_OPTIONS[kind], '--uuid', '--name']);
     } catch (error) {
       // Listing needs nothing but the connection, so that is what failed.
-      if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
-      throw failed(`${hostOf(this.options)} cannot be reached: ${error.message}`, {
+      if (!isAnswer(error)) throw error;
+      throw failed(`${hostOf(this.options)} cannot be reached: ${messageOf(error)}`, {
         hint: 'is libvirtd running (systemctl status libvirtd)? --connect=URI names another libvirt',
         cause: error,
       });

@@ -1,11 +1,10 @@
 import { ChunkmountError, failed, messageOf } from '../../errors.js';
-import { CommandError } from '../../host/exec.js';
 import type { ProcessIdentity } from '../../host/process-identity.js';
 import { diskSource } from '../../libvirt/disk-source.js';
 import type { Disk } from '../../libvirt/domain.js';
 import { loadDescription } from '../../libvirt/load-domain.js';
 import { findQemu } from '../../libvirt/qemu-process.js';
-import type { SnapshotFlags } from '../../libvirt/virsh.js';
+import { isAnswer, type SnapshotFlags } from '../../libvirt/virsh.js';
 import type { JournalData, JournalEntry } from '../../session/journal.js';
 import { diskRefusal } from '../disk-refusal.js';
 import { holdImages, holdUndo } from '../hold.js';
@@ -103,12 +102,6 @@ async function prepare(
       throw error;
     }
   });
-}
-
-/** Whether libvirt said no. Without an exit code virsh was ended, by us or by others, and libvirt may still be at it. */
-function isAnswer(error: unknown): boolean {
-  if (error instanceof CommandError) return error.exitCode !== undefined;
-  return error instanceof ChunkmountError && error.cause instanceof CommandError && isAnswer(error.cause);
 }
 
 interface TakeOptions {

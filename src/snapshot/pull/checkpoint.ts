@@ -1,11 +1,11 @@
 import * as v from 'valibot';
 import { failed, messageOf } from '../../errors.js';
-import { CommandError, run } from '../../host/exec.js';
+import { run } from '../../host/exec.js';
 import { isWrittenByQemu } from '../../image/image-lock.js';
 import { qcow2Info } from '../../image/qcow2-info.js';
 import { deleteCheckpoint, listCheckpoints } from '../../libvirt/checkpoints.js';
 import { removeQemuBitmaps } from '../../libvirt/qemu-bitmaps.js';
-import { Virsh } from '../../libvirt/virsh.js';
+import { isAnswer, Virsh } from '../../libvirt/virsh.js';
 import type { JournalEntry } from '../../session/journal.js';
 import type { UndoContext, UndoHandler } from '../../session/undo.js';
 import { identityOf, imageIdentity, isSameImage } from '../image-identity.js';
@@ -29,10 +29,6 @@ export type CheckpointRecord = v.InferOutput<typeof checkpointRecord>;
 /** The record of a `checkpoint` entry. Throws if the journal holds something else. */
 export function readCheckpointRecord(entry: JournalEntry): CheckpointRecord {
   return v.parse(checkpointRecord, entry.data);
-}
-
-function isAnswer(error: unknown): boolean {
-  return error instanceof CommandError && error.exitCode !== undefined;
 }
 
 /** Why the bitmaps can only be removed later; undefined once none is left in the images, which no VM has open. */

@@ -1,10 +1,10 @@
 import { ChunkmountError, failed, messageOf } from '../../errors.js';
-import { CommandError } from '../../host/exec.js';
 import { bootId, type ProcessIdentity } from '../../host/process-identity.js';
 import { type Qcow2Info, qcow2Info } from '../../image/qcow2-info.js';
 import { beginBackup } from '../../libvirt/backup-job.js';
 import type { Disk } from '../../libvirt/domain.js';
 import { findQemu } from '../../libvirt/qemu-process.js';
+import { isAnswer } from '../../libvirt/virsh.js';
 import type { JournalEntry } from '../../session/journal.js';
 import { diskRefusal } from '../disk-refusal.js';
 import { identityOf } from '../image-identity.js';
@@ -102,11 +102,6 @@ async function prepare(
   }
   await formatScratch(scratch, size, signal);
   return { disk, scratch, entry, noBitmap };
-}
-
-/** Whether libvirt said no. Without an exit code virsh was ended, by us or by others, and libvirt may still be at it. */
-function isAnswer(error: unknown): boolean {
-  return error instanceof CommandError && error.exitCode !== undefined;
 }
 
 interface Attempt {
