@@ -10,6 +10,20 @@ const POLL_MS = 100;
 /** Sessions whose snapshots are in the same second would wait for the clock; see the manifest's time in the design. */
 const BETWEEN_SESSIONS_MS = 2_000;
 
+/**
+ * `chunkmount run` around `rsync -a` to `copy`. Returns the seconds from command to prompt, the bytes that were read of the disks
+ * to know their chunks, and whether a tracker knew what had changed.
+ */
+export async function runAround(options, copy, env) {
+  const rsync = ['sh', '-c', 'rsync -a --delete "$CHUNKMOUNT_TREE/" "$1/"', 'sh', copy];
+  const command = [process.execPath, CLI, 'run', ...options, '--debug', '--', ...rsync];
+  // What is read is only told to people.
+  const { seconds, result } = await timed(() => run('sh', ['-c', '"$@" 2>&1', 'sh', ...command], { env }));
+  const told = /(\d+) bytes read of the disks/.exec(result);
+  if (told === null) throw new Error(`nothing was told of what was read:\n${result}`);
+  return { seconds, bytes: Number(told[1]), tracked: result.includes('knows what changed') };
+}
+
 /** A state directory of chunkmount's, and with it the memory of earlier sessions. One session at a time. */
 export class Chunkmount {
   /** When the last session of any began. */
@@ -43,21 +57,15 @@ export class Chunkmount {
     return { tree, chunks: path.join(tree, 'disk0'), seconds };
   }
 
-  /** A whole session around `rsync -a` to a copy: what it took, and how many bytes of the image were read to know its chunks. */
+  /** What `runAround` returns. */
   async backUp(copy, track) {
     await sleep(Math.max(0, Chunkmount.#last + BETWEEN_SESSIONS_MS - Date.now()), undefined, {
       signal: interrupted.signal,
     });
     const source = [`--image=${this.image}`, `--name=${NAME}`, `--transport=${this.transport}`, `--track=${track}`];
-    const rsync = ['sh', '-c', 'rsync -a --delete "$CHUNKMOUNT_TREE/" "$1/"', 'sh', copy];
-    const command = [process.execPath, CLI, 'run', ...source, '--debug', '--', ...rsync];
-    // What is read is only told to people.
-    const shell = ['-c', '"$@" 2>&1', 'sh', ...command];
-    const { seconds, result } = await timed(() => run('sh', shell, { env: this.env }));
+    const result = await runAround(source, copy, this.env);
     Chunkmount.#last = Date.now();
-    const told = /(\d+) bytes read of the disks/.exec(result);
-    if (told === null) throw new Error(`nothing was told of what was read:\n${result}`);
-    return { seconds, bytes: Number(told[1]), tracked: result.includes('knows what changed') };
+    return result;
   }
 
   get #session() {

@@ -1,4 +1,3 @@
-import { constants } from 'node:os';
 import { Chunkfs, Files, Transport } from './contestants.mjs';
 import { describeMachine } from './machine.mjs';
 import {
@@ -13,15 +12,11 @@ import {
 import { parseOptions } from './options.mjs';
 import { restoreTable, resultTable, targetTable } from './report.mjs';
 import { measureRestoring } from './restoring.mjs';
-import { interrupted, isOnPath } from './run.mjs';
+import { isOnPath, progress, runToEnd } from './run.mjs';
 import { measureTracking, trackingTable } from './tracking.mjs';
 import { CHUNK_SIZE, Workspace } from './workspace.mjs';
 
 const TRANSPORTS = ['kernel', 'native'];
-
-function progress(text) {
-  process.stderr.write(`scripts/bench: ${text}\n`);
-}
 
 /** Everything once; who is compared with whom comes right after the other. */
 async function measureRound(workspace, contestants, results, round) {
@@ -111,16 +106,4 @@ async function finish(workspace, contestants) {
   workspace.remove();
 }
 
-let received = 0;
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, () => {
-    received ||= constants.signals[signal];
-    interrupted.abort(new Error(`ended by ${signal}`));
-  });
-}
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  process.stderr.write(`scripts/bench: ${error.message}\n`);
-  process.exitCode = received === 0 ? 1 : 128 + received;
-}
+await runToEnd(main);

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { constants } from 'node:os';
 import { performance } from 'node:perf_hooks';
 
 /** Aborted by the first signal that ends us: what is being measured is then of no use. */
@@ -61,5 +62,27 @@ export async function isOnPath(program) {
   } catch {
     interrupted.signal.throwIfAborted();
     return false;
+  }
+}
+
+/** Tells people what is being measured. */
+export function progress(text) {
+  process.stderr.write(`scripts/bench: ${text}\n`);
+}
+
+/** Runs `main` with the command line's arguments; a signal interrupts it. Sets the exit code. */
+export async function runToEnd(main) {
+  let received = 0;
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.on(signal, () => {
+      received ||= constants.signals[signal];
+      interrupted.abort(new Error(`ended by ${signal}`));
+    });
+  }
+  try {
+    await main(process.argv.slice(2));
+  } catch (error) {
+    process.stderr.write(`scripts/bench: ${error.message}\n`);
+    process.exitCode = received === 0 ? 1 : 128 + received;
   }
 }

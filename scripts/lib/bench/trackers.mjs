@@ -1,14 +1,13 @@
 import * as fs from 'node:fs';
-import { constants } from 'node:os';
 import * as path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { CLI } from './chunkmount.mjs';
+import { CLI, runAround } from './chunkmount.mjs';
 import { describeMachine } from './machine.mjs';
 import { Results } from './measurements.mjs';
 import { parseSize } from './options.mjs';
 import { cell, humanSize, memory, seconds } from './report.mjs';
-import { interrupted, isOnPath, run, timed } from './run.mjs';
+import { interrupted, isOnPath, progress, run, runToEnd, timed } from './run.mjs';
 import { DISKS } from './tracked-disks.mjs';
 import { Layout, Machine, VM, writeImage } from './tracked-machine.mjs';
 import { CHUNK_SIZE } from './workspace.mjs';
@@ -20,34 +19,23 @@ const CHANGED_SECONDS = 2;
 const AUDIT = 0.005;
 const MOUNT_POLL_MS = 50;
 
-function progress(text) {
-  process.stderr.write(`scripts/bench: ${text}\n`);
-}
-
 /** Sessions of one disk, each around an rsync to a local copy. */
 class Sessions {
   constructor(directory, disk, file) {
     this.copy = path.join(directory, 'copy');
     fs.mkdirSync(this.copy);
     this.source = disk.isImage ? [`--image=${file}`, `--name=${VM}`] : [`--vm=${VM}`];
-    this.options = [...disk.options, '--zero-chunks=skip', '--debug'];
+    this.options = [...disk.options, '--zero-chunks=skip'];
     this.env = {
       CHUNKMOUNT_STATEDIR: path.join(directory, 'state'),
       CHUNKMOUNT_BACKUPDIR: path.join(directory, 'mnt'),
     };
   }
 
-  /** Seconds from command to prompt, and the bytes that were read of the disk to know its chunks. */
+  /** What `runAround` returns. */
   async backUp() {
     await sleep(QUIET_MS, undefined, { signal: interrupted.signal });
-    const rsync = ['sh', '-c', 'rsync -a --delete "$CHUNKMOUNT_TREE/" "$1/"', 'sh', this.copy];
-    const command = [process.execPath, CLI, 'run', ...this.source, ...this.options, '--', ...rsync];
-    // What is read is only told to people.
-    const shell = ['-c', '"$@" 2>&1', 'sh', ...command];
-    const { seconds: took, result } = await timed(() => run('sh', shell, { env: this.env }));
-    const told = /(\d+) bytes read of the disks/.exec(result);
-    if (told === null) throw new Error(`nothing was told of what was read:\n${result}`);
-    return { seconds: took, bytes: Number(told[1]), tracked: result.includes('knows what changed') };
+    return runAround([...this.source, ...this.options], this.copy, this.env);
   }
 
   async end() {
@@ -211,16 +199,4 @@ async function main(args) {
   }
 }
 
-let received = 0;
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, () => {
-    received ||= constants.signals[signal];
-    interrupted.abort(new Error(`ended by ${signal}`));
-  });
-}
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  process.stderr.write(`scripts/bench: ${error.message}\n`);
-  process.exitCode = received === 0 ? 1 : 128 + received;
-}
+await runToEnd(main);
