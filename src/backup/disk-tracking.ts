@@ -4,7 +4,7 @@ import { chunkPath, layoutOf } from '../chunks/layout.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import type { ChunkRange } from '../content-index/pick-samples.js';
 import type { Distrust } from '../tracking/record.js';
-import type { ByteRange, Facts, TrackerKind } from '../tracking/tracker.js';
+import type { Amount, ByteRange, Facts, TrackerKind } from '../tracking/tracker.js';
 
 /** What is known of the changes of one disk since an earlier session. */
 export type DiskChanges =
@@ -17,7 +17,12 @@ export type DiskChanges =
       readonly falseZeros: readonly number[];
       readonly fullScan: number;
     }
-  | { readonly kind: 'unknown'; readonly reason: string };
+  | {
+      readonly kind: 'unknown';
+      readonly reason: string;
+      /** Where a tracker knows how much changed, but not what. */
+      readonly amount?: (Amount & { readonly tracker: TrackerKind }) | undefined;
+    };
 
 /** What the mount command finds out about the changes of one disk, for the daemon. Plain JSON. */
 export interface DiskTracking {

@@ -14,7 +14,7 @@ import { selectDisks } from '../snapshot/select.js';
 import { indexFile } from './daemon-config.js';
 import { chunkRanges, type DiskChanges } from './disk-tracking.js';
 import { chosenImages } from './freeze-source.js';
-import { keptSnapshots } from './kept-snapshots.js';
+import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import type { BackupSettings } from './settings.js';
 import type { Source } from './source.js';
 import { trackDisk } from './track-disk.js';
@@ -52,6 +52,8 @@ export interface Estimate {
 interface LiveDisk {
   readonly target: string;
   readonly image: ImageReference;
+  /** The VM that has it open now, if one has. */
+  readonly live?: { readonly virsh: Virsh; readonly uuid: string } | undefined;
 }
 
 /** What a backup would read and send if it began now. Makes no session and changes nothing. */
@@ -71,11 +73,12 @@ async function liveDisks({ source, settings, reporter, signal }: EstimateRequest
   return selectDisks(domain, { exclude, reporter }).map((disk) => ({
     target: disk.target,
     image: { ...imageOf(disk), inUse: domain.active },
+    live: domain.active ? { virsh, uuid: domain.uuid } : undefined,
   }));
 }
 
 async function estimateDisk(
-  { target, image }: LiveDisk,
+  { target, image, live }: LiveDisk,
   { source, settings, reporter, signal }: EstimateRequest,
 ): Promise<DiskEstimate> {
   const since = Date.now();
@@ -83,11 +86,11 @@ async function estimateDisk(
   const cut = geometry(virtualSize, settings.chunkSize);
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
-  const kept = keptSnapshots({ name: source.name, state: settings.state }).filter(
-    ({ data }) => data.target === target,
+  const kept = keptSnapshots({ name: source.name, state: settings.state }).filter((entry) =>
+    targetsOf(entry).includes(target),
   );
   const { changes } = await trackDisk({
-    disk: { target, layers, sources, extents, since, kept, keep: false },
+    disk: { target, layers, sources, extents, since, kept, keep: false, live },
     cut,
     indexDirectory,
     session: '',
@@ -105,8 +108,8 @@ async function estimateDisk(
     data: extents.dataBytes,
     ...amounts(changes, { cut, extents, known, share: settings.tracking.audit }),
     sums: sumsLineLength({ directory: target, layout: 'chunkmount' }) * cut.chunkCount,
-    tracker: changes.kind === 'known' ? changes.tracker : null,
-    reason: changes.kind === 'known' ? null : changes.reason,
+    tracker: (changes.kind === 'known' ? changes : changes.amount)?.tracker ?? null,
+    reason: changes.kind === 'known' || changes.amount !== undefined ? null : changes.reason,
   };
 }
 
@@ -124,8 +127,15 @@ function amounts(
   { cut, extents, known, share }: Facts,
 ): Pick<DiskEstimate, 'read' | 'send'> {
   const { size, chunkSize } = cut;
-  if (changes.kind === 'unknown')
-    return { read: extents.dataBytes, send: { least: known ? 0 : size, most: size } };
+  const audit = sampleCount({ disk: cut, extents, share }) * chunkSize;
+  if (changes.kind === 'unknown') {
+    if (changes.amount === undefined)
+      return { read: extents.dataBytes, send: { least: known ? 0 : size, most: size } };
+    const { bytes, granularity } = changes.amount;
+    // Each piece may lie in a chunk of its own.
+    const most = Math.min(size, Math.ceil(bytes / granularity) * Math.max(chunkSize, granularity));
+    return { read: Math.min(most + audit, size), send: { least: 0, most } };
+  }
   let read = 0;
   let most = 0;
   for (const { first, end } of chunkRanges(changes.ranges, cut)) {
@@ -135,6 +145,5 @@ function amounts(
       if (!extents.isZero(chunk * chunkSize, length)) read += length;
     }
   }
-  const audit = sampleCount({ disk: cut, extents, share }) * chunkSize;
   return { read: Math.min(read + audit, size), send: { least: 0, most } };
 }

@@ -96,12 +96,14 @@ async function changesOf(
   const obstacle = recordObstacle(request, record);
   if (obstacle !== undefined) return unknown(obstacle);
   const reasons: string[] = [];
+  let amount: Extract<DiskChanges, { kind: 'unknown' }>['amount'];
   for (const { tracker, observation } of observed) {
     const changes = await ask(tracker, observation, record, request);
     if (changes.kind === 'known') return changes;
+    amount ??= changes.amount;
     reasons.push(`${tracker.kind}: ${changes.reason}`);
   }
-  return unknown(reasons.join('; '));
+  return { kind: 'unknown', reason: reasons.join('; '), amount };
 }
 
 /** Why no tracker can go on from the record, whatever it knows. */
@@ -132,7 +134,10 @@ async function ask(
   const base = record.bases.find((candidate) => candidate.tracker === tracker.kind);
   if (base === undefined) return unknown('it knows nothing of the last session');
   const changes = await tracker.changesSince(base.facts, observation.facts, comparing);
-  if (changes.kind === 'unknown') return changes;
+  if (changes.kind === 'unknown') {
+    const { reason, amount } = changes;
+    return { kind: 'unknown', reason, amount: amount && { ...amount, tracker: tracker.kind } };
+  }
   return { kind: 'known', tracker: tracker.kind, ranges: changes.ranges, index, falseZeros, fullScan };
 }
 

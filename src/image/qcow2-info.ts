@@ -3,6 +3,7 @@ import { run } from '../host/exec.js';
 
 /** What we use of `qemu-img info --output=json` for qcow2 (ImageInfoSpecificQCow2 in QEMU's qapi/block-core.json). */
 const schema = v.object({
+  'cluster-size': v.number(),
   snapshots: v.optional(v.array(v.object({ id: v.string() })), []),
   'format-specific': v.object({
     data: v.object({
@@ -17,6 +18,8 @@ const schema = v.object({
 export interface Qcow2Info {
   /** Version 3, which alone can hold bitmaps. */
   readonly version3: boolean;
+  /** In bytes. */
+  readonly clusterSize: number;
   /** Its data are in another file. */
   readonly dataElsewhere: boolean;
   /** How many states of the disk are kept inside, to which it can be set back. */
@@ -33,6 +36,7 @@ export async function qcow2Info(file: string, signal?: AbortSignal | undefined):
   const { compat, bitmaps, 'data-file': dataFile } = parsed['format-specific'].data;
   return {
     version3: compat !== '0.10',
+    clusterSize: parsed['cluster-size'],
     dataElsewhere: dataFile !== undefined,
     snapshots: parsed.snapshots.length,
     bitmaps: bitmaps.map(({ name, flags }) => ({ name, recording: flags.includes('auto') })),

@@ -1,6 +1,7 @@
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import type { ImageSource } from '../image/sources.js';
+import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 
@@ -24,6 +25,8 @@ export interface TrackedDisk {
   readonly kept?: readonly JournalEntry[] | undefined;
   /** The snapshot is to outlive the session, where it can. */
   readonly keep: boolean;
+  /** The VM that goes on writing to it (`estimate`). */
+  readonly live?: { readonly virsh: Virsh; readonly uuid: string } | undefined;
 }
 
 /** What a tracker keeps of one session for the next: plain JSON, which only that tracker understands. */
@@ -53,7 +56,18 @@ export type Changes =
       /** What may have changed, in order; all the rest did not. */
       readonly ranges: readonly ByteRange[];
     }
-  | { readonly kind: 'unknown'; readonly reason: string };
+  | {
+      readonly kind: 'unknown';
+      readonly reason: string;
+      /** Where it is known how much changed, but not what. */
+      readonly amount?: Amount | undefined;
+    };
+
+/** Bytes that changed, in pieces of `granularity` bytes that may lie anywhere. */
+export interface Amount {
+  readonly bytes: number;
+  readonly granularity: number;
+}
 
 /** What a tracker may use while it compares. */
 export interface Comparing {

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TestLibvirt } from '../support/libvirt.js';
 import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
-import { BitmapVm } from './bitmap-vm.js';
+import { AUDIT, BitmapVm, CHUNK, CHUNKS, RAW_CHUNKS } from './bitmap-vm.js';
 
 let libvirt: TestLibvirt;
 let vm: BitmapVm;
@@ -67,20 +67,23 @@ describe('sessions by backup jobs', () => {
     expect(fs.existsSync('/run/chunkmount') ? fs.readdirSync('/run/chunkmount') : []).toEqual([]);
   });
 
-  it('estimate says why it does not know', async () => {
+  it('estimate counts what was written since', async () => {
     await vm.good();
-    const { estimates } = JSON.parse(
-      await vm.chunkmount.succeed(
-        'estimate',
-        '--vm=mail01',
-        `--connect=${libvirt.uri}`,
-        '--chunk-size=64K',
-        '--json',
-      ),
-    );
-    expect(estimates[0].disks[0]).toMatchObject({
-      tracker: null,
-      reason: expect.stringContaining('only a backup job tells'),
-    });
+    const estimated = async () => {
+      const given = ['--vm=mail01', `--connect=${libvirt.uri}`, '--chunk-size=64K', '--json'];
+      const { estimates } = JSON.parse(await vm.chunkmount.succeed('estimate', ...given));
+      return estimates[0].disks;
+    };
+    const [vda, vdb] = await estimated();
+    expect(vda).toMatchObject({ tracker: 'bitmap', reason: null, read: AUDIT, send: { least: 0, most: 0 } });
+    expect(vdb).toMatchObject({ tracker: null, read: RAW_CHUNKS * CHUNK });
+    // Two of them in one piece of the bitmap.
+    await vm.write([5, 6, 5]);
+    const most = 2 * CHUNK;
+    expect((await estimated())[0]).toMatchObject({ read: most + AUDIT, send: { least: 0, most } });
+    await vm.tracked(2);
+    await vm.virsh('destroy');
+    expect((await estimated())[0]).toMatchObject({ tracker: null, send: { least: 0, most: CHUNKS * CHUNK } });
+    await vm.virsh('start');
   });
 });

@@ -58,7 +58,7 @@ it(
   () =>
     chain('vdb', 1, async () => {
       await vm.libvirt.killQemu(vm.domain);
-      await vm.libvirt.virsh.call('start', ['--domain', vm.name]);
+      await vm.libvirt.startDomain(vm.name);
     }),
   600_000,
 );

@@ -120,7 +120,7 @@ export class ReflinkVm {
   }
 
   async start(): Promise<void> {
-    await this.libvirt.virsh.call('start', ['--domain', this.domain.uuid]);
+    await this.libvirt.startDomain(this.domain.uuid);
   }
 
   /** Options of a session that keeps its clones unless told to keep nothing. */

@@ -258,7 +258,7 @@ describe('one VM on logical volumes', () => {
     await libvirt.killQemu(domain);
     const snapshot = await session.freeze(lvmProvider, domain.name);
     expect(snapshot.consistency).toBe('offline');
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     await libvirt.guestWrite(domain, 'vda', { ...UNTOUCHED, pattern: 0x33 });
     expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', UNTOUCHED)).toBe(true);
   });

@@ -116,7 +116,7 @@ describe('boot --finish', () => {
     await session.expectFinished(WRITES);
     fs.renameSync(session.tree, `${session.tree}.gone`);
     await session.libvirt.killQemu(domain);
-    await session.libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await session.libvirt.startDomain(domain.uuid);
     await guestWrites();
     expect(expectError(await session.end('finish'), 2).message).toContain('there is no boot called');
   });

@@ -29,7 +29,7 @@ describe('the VM stopped during the backup', () => {
     expect(await session.undo()).toEqual([]);
     await expectMerged();
     expect(await pathsAtNextStart()).toEqual(images());
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     await libvirt.guestVerify(domain, 'vda', WRITTEN);
   });
 
@@ -37,7 +37,7 @@ describe('the VM stopped during the backup', () => {
     await start();
     await freezeAndWrite();
     await libvirt.killQemu(domain);
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     await libvirt.guestWrite(domain, 'vda', WRITTEN_LATER);
     expect(await session.undo()).toEqual([]);
     await expectMerged();
@@ -77,7 +77,7 @@ describe('the VM stopped during the backup', () => {
     await freezeAndWrite();
     await libvirt.virsh.call('managedsave', ['--domain', domain.uuid]);
     await expectKept(/memory was saved/);
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     expect(await session.undo()).toEqual([]);
     await expectMerged();
   });
@@ -111,7 +111,7 @@ describe('somebody changed the definition during the backup', () => {
     await freezeAndWrite();
     await defineOnImages();
     await libvirt.killQemu(domain);
-    await expect(libvirt.virsh.call('start', ['--domain', domain.uuid])).rejects.toThrow(/lock/);
+    await expect(libvirt.startDomain(domain.uuid)).rejects.toThrow(/lock/);
   });
 
   it('the VM was started on the base once nobody held it: both are kept', async () => {
@@ -120,7 +120,7 @@ describe('somebody changed the definition during the backup', () => {
     await defineOnImages();
     await libvirt.killQemu(domain);
     await releaseHolds();
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     await libvirt.guestWrite(domain, 'vda', WRITTEN_LATER);
     await libvirt.guestWrite(domain, 'vdb', WRITTEN_LATER);
     await expectKept(/without its overlay/);

@@ -113,7 +113,7 @@ describe('an overlay on which another of ours lies', () => {
       await libvirt.virsh.call('blockcommit', ['--domain', domain.uuid, '--path', target, ...layers]);
     }
     await libvirt.killQemu(domain);
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     const files = overlaysOf('lower').map((entry) => readOverlayRecord(entry).overlay);
     expect(await undoLower()).toEqual([]);
     for (const file of files) expect(fs.existsSync(file)).toBe(false);

@@ -145,7 +145,7 @@ describe('a clone', () => {
     // An internal snapshot: all that is written afterwards needs new clusters, and so new tables.
     await libvirt.virsh.call('destroy', ['--domain', domain.uuid]);
     await run('qemu-img', ['snapshot', '-c', 'one', disks[0]!.path]);
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     for (let piece = 0; piece < 8; piece++) await write(piece * 131072, 0x40 + piece);
     const { disks: frozen } = await session.freeze(reflinkProvider, domain.name, { targets: ['vda'] });
     await write(0, 0x99);
@@ -162,7 +162,7 @@ describe('a clone', () => {
   it('of a disk that is off is made while nobody can start the VM', async () => {
     await libvirt.virsh.call('destroy', ['--domain', domain.uuid]);
     expect(await session.freeze(reflinkProvider, domain.name)).toMatchObject({ consistency: 'offline' });
-    await libvirt.virsh.call('start', ['--domain', domain.uuid]);
+    await libvirt.startDomain(domain.uuid);
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });

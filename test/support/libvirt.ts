@@ -174,9 +174,13 @@ export class TestLibvirt {
     fs.writeFileSync(file, xml);
     if (options.transient === true) await this.virsh.call('create', ['--file', file], START_TIMEOUT_MS);
     else await this.virsh.call('define', ['--file', file], START_TIMEOUT_MS);
-    if (options.transient !== true && options.start !== false)
-      await this.virsh.call('start', ['--domain', name], START_TIMEOUT_MS);
+    if (options.transient !== true && options.start !== false) await this.startDomain(name);
     return this.virsh.find(name);
+  }
+
+  /** Starts a domain that is defined, by name or UUID. */
+  async startDomain(domain: string): Promise<void> {
+    await this.virsh.call('start', ['--domain', domain], START_TIMEOUT_MS);
   }
 
   /** The QEMU process of a running domain. */

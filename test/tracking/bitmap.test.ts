@@ -111,7 +111,7 @@ describe('it knows nothing', () => {
   });
 
   it.each([
-    ['without a session', () => ({ ...disk(), snapshot: undefined }), /only a backup job tells/],
+    ['without a session', () => ({ ...disk(), snapshot: undefined }), /only the VM that runs on it/],
     ['by another kind of snapshot', () => disk({}, 'overlay'), /not frozen by a backup job/],
     ['without a checkpoint', () => disk({ checkpoint: undefined, noCheckpoint: 'it is raw' }), /it is raw/],
   ])('%s', async (_, one, reason) => {
