@@ -43,6 +43,6 @@ describe('examples/restic', () => {
   it('fails when restic does, and leaves nothing behind', async () => {
     vm.write('password', 'wrong\n');
     await expect(backup()).rejects.toThrow(/restic-daily mail01 .*: 1\n/);
-    expect(JSON.parse(await vm.run(['chunkmount', 'list', '--json']))).toEqual({ sessions: [] });
+    expect(JSON.parse(await vm.run(['chunkmount', 'list', '--json']))).toMatchObject({ sessions: [] });
   });
 });
