@@ -11,7 +11,7 @@ import {
   type Extent,
   eventually,
   hasPattern,
-  makeImage,
+  makeTwoDisks,
   type TestDisk,
   type TestDomain,
   TestLibvirt,
@@ -67,11 +67,7 @@ export class CrashSession {
   async fresh({ runs }: Pick<Freezing, 'runs'>): Promise<void> {
     const directory = path.join(this.libvirt.directory, `images-${++this.#count}`);
     fs.mkdirSync(directory);
-    this.disks = [
-      { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-      { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-    ];
-    for (const disk of this.disks) await makeImage(disk.path, disk.format, DISK_SIZE, BEFORE.pattern);
+    this.disks = await makeTwoDisks(directory, { pattern: BEFORE.pattern, size: DISK_SIZE });
     this.domain = await this.libvirt.define(`vm${this.#count}`, this.disks, { start: runs });
   }
 

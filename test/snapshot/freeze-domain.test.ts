@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { type FreezeDomainRequest, freezeDomain } from '../../src/snapshot/freeze-domain.js';
-import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -29,11 +29,7 @@ beforeEach(async () => {
   count++;
   directory = path.join(libvirt.directory, `images-${count}`);
   fs.mkdirSync(directory);
-  disks = [
-    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-  ];
-  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, BEFORE.pattern);
+  disks = await makeTwoDisks(directory, { pattern: BEFORE.pattern });
   domain = await libvirt.define(`freeze-${count}`, disks);
   session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `session-${count}`), `f${count}`);
 });

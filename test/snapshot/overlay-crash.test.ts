@@ -2,11 +2,8 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { undoAll } from '../../src/session/undo.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
-import { snapshotUndo } from '../../src/snapshot/select.js';
-import { DyingJournal } from '../support/dying-journal.js';
-import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -29,11 +26,7 @@ beforeEach(async () => {
   count++;
   directory = path.join(libvirt.directory, `images-${count}`);
   fs.mkdirSync(directory);
-  disks = [
-    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-  ];
-  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, 0x11);
+  disks = await makeTwoDisks(directory);
   domain = await libvirt.define(`crash-${count}`, disks);
   session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `session-${count}`), `c${count}`);
 });
@@ -50,36 +43,19 @@ async function expectRestored(): Promise<void> {
   expect(now.map((disk) => [disk.path, disk.mirror])).toEqual(disks.map((disk) => [disk.path, undefined]));
 }
 
-/** Freezes as in a process that dies. Returns whether it died before it had finished. */
-async function dyingFreeze(records: number, before: boolean): Promise<boolean> {
-  const journal = new DyingJournal(session.journal.file, records, before);
-  const loaded = await loadDomain(libvirt.virsh, domain.name);
-  const { virsh } = libvirt;
-  const options = { quiesce: 'no' } as const;
-  const request = { virsh, domain: loaded, disks: loaded.disks, sessionId: session.id, options, journal };
-  try {
-    await overlayProvider.freeze({ ...request, reporter: session.reporter });
-    return false;
-  } catch (error) {
-    if (!journal.died) throw error;
-    return true;
-  } finally {
-    journal.close();
-  }
-}
-
 /** More than the journal gets in either direction: so the last ones do not die at all. */
 const RECORDS = Array.from({ length: 14 }, (_, index) => index + 1);
 
 describe('killed while freezing', () => {
   it.each(RECORDS)('after journal record %i', async (records) => {
-    expect(await dyingFreeze(records, false)).toBe(records <= 12);
+    expect(await session.dyingFreeze(overlayProvider, domain.name, { records })).toBe(records <= 12);
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });
 
   it.each(RECORDS)('before journal record %i was written', async (records) => {
-    expect(await dyingFreeze(records, true)).toBe(records <= 12);
+    const death = { records, before: true };
+    expect(await session.dyingFreeze(overlayProvider, domain.name, death)).toBe(records <= 12);
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });
@@ -89,10 +65,7 @@ describe('killed while undoing', () => {
   async function dyingUndo(records: number): Promise<void> {
     await session.freeze(overlayProvider, domain.name);
     for (const { target } of disks) await libvirt.guestWrite(domain, target, WRITTEN);
-    const journal = new DyingJournal(session.journal.file, records, false);
-    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
-    expect(journal.died).toBe(records <= 9);
-    journal.close();
+    expect(await session.dyingUndo({ records })).toBe(records <= 9);
   }
 
   it.each(RECORDS.slice(0, 10))(

@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
-import { hasPattern, makeImage, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 export const MIB = 1024 * 1024;
@@ -30,11 +30,7 @@ export function useOverlayVm(): void {
     count++;
     directory = path.join(libvirt.directory, `images ${count}`);
     fs.mkdirSync(directory);
-    disks = [
-      { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-      { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-    ];
-    for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, BEFORE.pattern);
+    disks = await makeTwoDisks(directory, { pattern: BEFORE.pattern });
     session = new SnapshotSession(
       libvirt.virsh,
       path.join(libvirt.directory, `session-${count}`),

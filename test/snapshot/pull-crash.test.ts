@@ -3,16 +3,11 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { runningBackup } from '../../src/libvirt/backup-job.js';
 import { listCheckpoints } from '../../src/libvirt/checkpoints.js';
-import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { undoAll } from '../../src/session/undo.js';
 import { socketDirectory } from '../../src/snapshot/pull/place.js';
 import { pullProvider } from '../../src/snapshot/pull/provider.js';
-import { snapshotUndo } from '../../src/snapshot/select.js';
-import { DyingJournal } from '../support/dying-journal.js';
-import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { makeTwoDisks, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
-const MIB = 1024 * 1024;
 const checkpoints = { since: new Map<string, string>() };
 
 let libvirt: TestLibvirt;
@@ -25,11 +20,7 @@ beforeAll(async () => {
   libvirt = await TestLibvirt.start();
   directory = path.join(libvirt.directory, 'images');
   fs.mkdirSync(directory);
-  const disks = [
-    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-  ];
-  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, 0x11);
+  const disks = await makeTwoDisks(directory);
   domain = await libvirt.define('crash', disks);
 });
 
@@ -58,36 +49,21 @@ function freeze(): Promise<unknown> {
   return session.freeze(pullProvider, domain.name, { checkpoints });
 }
 
-/** Freezes as in a process that dies. Returns whether it died before it had finished. */
-async function dyingFreeze(records: number, before: boolean): Promise<boolean> {
-  const journal = new DyingJournal(session.journal.file, records, before);
-  const loaded = await loadDomain(libvirt.virsh, domain.name);
-  const { virsh } = libvirt;
-  const options = { quiesce: 'no', checkpoints } as const;
-  const request = { virsh, domain: loaded, disks: loaded.disks, sessionId: session.id, options, journal };
-  try {
-    await pullProvider.freeze({ ...request, reporter: session.reporter });
-    return false;
-  } catch (error) {
-    if (!journal.died) throw error;
-    return true;
-  } finally {
-    journal.close();
-  }
-}
-
 /** More than the journal gets: so the last one does not die at all. */
 const RECORDS = Array.from({ length: 12 }, (_, index) => index + 1);
 
 describe('killed while freezing', () => {
   it.each(RECORDS)('after journal record %i', async (records) => {
-    expect(await dyingFreeze(records, false)).toBe(records <= 11);
+    expect(await session.dyingFreeze(pullProvider, domain.name, { records }, { checkpoints })).toBe(
+      records <= 11,
+    );
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });
 
   it.each(RECORDS)('before journal record %i was written', async (records) => {
-    expect(await dyingFreeze(records, true)).toBe(records <= 11);
+    const death = { records, before: true };
+    expect(await session.dyingFreeze(pullProvider, domain.name, death, { checkpoints })).toBe(records <= 11);
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });
@@ -96,10 +72,7 @@ describe('killed while freezing', () => {
 describe('killed while undoing', () => {
   async function dyingUndo(records: number): Promise<void> {
     await freeze();
-    const journal = new DyingJournal(session.journal.file, records, false);
-    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
-    expect(journal.died).toBe(records <= 4);
-    journal.close();
+    expect(await session.dyingUndo({ records })).toBe(records <= 4);
   }
 
   it.each([1, 2, 3, 4, 5])('after journal record %i: the next cleanup finishes', async (records) => {

@@ -3,25 +3,19 @@ import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { loadDomain } from '../../src/libvirt/load-domain.js';
-import { undoAll } from '../../src/session/undo.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
 import { shareBlocks } from '../../src/snapshot/reflink/share-blocks.js';
-import { snapshotUndo } from '../../src/snapshot/select.js';
-import { DyingJournal } from '../support/dying-journal.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
 import {
   eventually,
   hasPattern,
-  makeImage,
+  makeTwoDisks,
   type TestDisk,
   type TestDomain,
   TestLibvirt,
 } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
-
-const MIB = 1024 * 1024;
 
 let fileSystem: TestFileSystem;
 let libvirt: TestLibvirt;
@@ -36,11 +30,7 @@ beforeAll(async () => {
   libvirt = await TestLibvirt.start();
   directory = path.join(fileSystem.directory, 'images');
   fs.mkdirSync(directory);
-  disks = [
-    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
-    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
-  ];
-  for (const disk of disks) await makeImage(disk.path, disk.format, 4 * MIB, 0x11);
+  disks = await makeTwoDisks(directory);
   domain = await libvirt.define('crash', disks);
 });
 
@@ -64,31 +54,14 @@ async function expectRestored(): Promise<void> {
   expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
 }
 
-/** Freezes as in a process that dies. Returns whether it died before it had finished. */
-async function dyingFreeze(records: number, before: boolean): Promise<boolean> {
-  const journal = new DyingJournal(session.journal.file, records, before);
-  const loaded = await loadDomain(libvirt.virsh, domain.name);
-  const { virsh } = libvirt;
-  const options = { quiesce: 'no' } as const;
-  const request = { virsh, domain: loaded, disks: loaded.disks, sessionId: session.id, options, journal };
-  try {
-    await reflinkProvider.freeze({ ...request, reporter: session.reporter });
-    return false;
-  } catch (error) {
-    if (!journal.died) throw error;
-    return true;
-  } finally {
-    journal.close();
-  }
-}
-
 /** Of each disk: intended, made, whole; of the pause: intended, done, undone. One more than that dies no more. */
 const RECORDS = Array.from({ length: 10 }, (_, index) => index + 1);
 
 describe('killed', () => {
   it.each(RECORDS)('while freezing, before and after journal record %i', async (records) => {
     for (const before of [false, true]) {
-      expect(await dyingFreeze(records, before)).toBe(records <= 9);
+      const death = { records, before };
+      expect(await session.dyingFreeze(reflinkProvider, domain.name, death)).toBe(records <= 9);
       expect(await session.undo()).toEqual([]);
       await expectRestored();
     }
@@ -96,10 +69,7 @@ describe('killed', () => {
 
   it.each([1, 2])('while undoing, after journal record %i', async (records) => {
     await session.freeze(reflinkProvider, domain.name);
-    const journal = new DyingJournal(session.journal.file, records, false);
-    await undoAll({ journal, reporter: session.reporter }, snapshotUndo, new Set());
-    expect(journal.died).toBe(true);
-    journal.close();
+    expect(await session.dyingUndo({ records })).toBe(true);
     expect(await session.undo()).toEqual([]);
     await expectRestored();
   });

@@ -322,6 +322,19 @@ export async function makeImage(file: string, format: string, size: number, patt
   if (pattern !== undefined) await writePattern(file, format, { offset: 0, length: size, pattern });
 }
 
+/** The disks of a VM in a directory that is there: vda is qcow2, vdb raw. Each byte is `pattern`. */
+export async function makeTwoDisks(
+  directory: string,
+  { pattern = 0x11, size = 4 * 1024 * 1024 } = {},
+): Promise<TestDisk[]> {
+  const disks = [
+    { target: 'vda', path: path.join(directory, 'vda.qcow2'), format: 'qcow2' },
+    { target: 'vdb', path: path.join(directory, 'vdb.img'), format: 'raw' },
+  ];
+  for (const disk of disks) await makeImage(disk.path, disk.format, size, pattern);
+  return disks;
+}
+
 /** Writes into an image that no VM uses. */
 export async function writePattern(file: string, format: string, write: Extent): Promise<void> {
   await run('qemu-io', [

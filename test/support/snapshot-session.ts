@@ -8,6 +8,7 @@ import { Journal } from '../../src/session/journal.js';
 import { type UndoContext, undoAll } from '../../src/session/undo.js';
 import type { Snapshot, SnapshotOptions, SnapshotProvider } from '../../src/snapshot/provider.js';
 import { snapshotUndo } from '../../src/snapshot/select.js';
+import { DyingJournal } from './dying-journal.js';
 
 /** A reporter that keeps what it is told. */
 export class RecordingReporter implements Reporter {
@@ -29,6 +30,17 @@ export class RecordingReporter implements Reporter {
     this.messages.push(`progress: ${label}`);
     return silentReporter.progress(label, 0);
   }
+}
+
+export type FreezeOptions = Partial<SnapshotOptions> & {
+  targets?: readonly string[];
+  signal?: AbortSignal;
+};
+
+/** Which record of its journal a process dies at: after it was written, or `before`. */
+export interface Death {
+  readonly records: number;
+  readonly before?: boolean;
 }
 
 /** A session of one VM: its journal, and what a command does with a provider. */
@@ -59,7 +71,8 @@ export class SnapshotSession {
   async freeze(
     provider: SnapshotProvider,
     domainName: string,
-    options: Partial<SnapshotOptions> & { targets?: readonly string[]; signal?: AbortSignal } = {},
+    options: FreezeOptions = {},
+    journal: Journal = this.#journal,
   ): Promise<Snapshot> {
     const domain: Domain = await loadDomain(this.virsh, domainName);
     const { targets, signal, ...others } = options;
@@ -70,10 +83,38 @@ export class SnapshotSession {
       disks,
       sessionId: this.id,
       options: { quiesce: 'no', ...others },
-      journal: this.#journal,
+      journal,
       reporter: this.reporter,
       signal,
     });
+  }
+
+  /** Does what a process does that dies; returns whether it did before all was done. */
+  async #dying({ records, before }: Death, work: (journal: Journal) => Promise<unknown>): Promise<boolean> {
+    const journal = new DyingJournal(this.#journal.file, records, before);
+    try {
+      await work(journal);
+    } catch (error) {
+      if (!journal.died) throw error;
+    } finally {
+      journal.close();
+    }
+    return journal.died;
+  }
+
+  dyingFreeze(
+    provider: SnapshotProvider,
+    domainName: string,
+    death: Death,
+    options: FreezeOptions = {},
+  ): Promise<boolean> {
+    return this.#dying(death, (journal) => this.freeze(provider, domainName, options, journal));
+  }
+
+  dyingUndo(death: Death): Promise<boolean> {
+    return this.#dying(death, (journal) =>
+      undoAll({ journal, reporter: this.reporter }, snapshotUndo, new Set()),
+    );
   }
 
   /** Cleanup from a new process: returns what went wrong. */
