@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
-import { ChunkmountError, usage } from '../errors.js';
+import { overlayOn } from '../backup/overlay-on.js';
+import { ChunkmountError, failed, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import type { PlainShape } from '../restore/plain-tree.js';
@@ -9,6 +10,8 @@ import { type RestoreResult, restoreDisk } from '../restore/restore-disk.js';
 import { restoreToStream } from '../restore/restore-stream.js';
 import type { Compression } from '../restore/to-qcow2.js';
 import { Tree } from '../restore/tree.js';
+import type { StateDirectory } from '../session/state-directory.js';
+import { addStateOption, type DirectoryOptions, stateDirectory } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import {
@@ -35,11 +38,14 @@ export interface RestoreOptions {
   readonly keepGoing: boolean;
   /** The tree is a copy of a chunkfs mount. */
   readonly plain?: PlainShape | undefined;
+  /** Where to look whether a VM's overlay lies on what would be overwritten; nowhere if undefined. */
+  readonly state?: StateDirectory | undefined;
 }
 
 /** The options as commander has them. */
 interface RestoreFlags
-  extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression' | 'to' | 'plain'>,
+  extends Omit<RestoreOptions, 'tree' | 'disks' | 'compression' | 'to' | 'plain' | 'state'>,
+    Pick<DirectoryOptions, 'statedir'>,
     DefineOptions,
     PlainOptions {
   readonly to?: string;
@@ -94,15 +100,19 @@ export const restoreCommand: CommandModule = (context) => {
     )
     .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
     .addHelpText('after', HELP);
-  return addPlainOptions(addDefineOptions(command)).action(async (tree: string, flags: RestoreFlags) => {
-    if (flags.define === true) return runRestoreVm(tree, flags, context());
-    refuseDefineOptions(flags);
-    const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
-    const plain = plainShape(flags);
-    if (to === undefined)
-      throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
-    await runRestore({ tree, disks, compression, to, format, force, delta, keepGoing, plain }, context());
-  });
+  return addPlainOptions(addStateOption(addDefineOptions(command))).action(
+    async (tree: string, flags: RestoreFlags) => {
+      if (flags.define === true) return runRestoreVm(tree, flags, context());
+      refuseDefineOptions(flags);
+      const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
+      const plain = plainShape(flags);
+      if (to === undefined)
+        throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
+      const state = stateDirectory(flags);
+      const given = { tree, disks, compression, to, format, force, delta, keepGoing, plain, state };
+      await runRestore(given, context());
+    },
+  );
 };
 
 /** Restores all disks of a tree and defines its VM. Writes the VM's name to stdout, or one JSON object. Throws as runRestore does. */
@@ -183,6 +193,16 @@ function destinations(tree: Tree, targets: readonly string[], options: RestoreOp
   return new Map([[single(tree, targets), to]]);
 }
 
+/** A VM that is off has nothing open, but its disk is the image and the overlay on it. */
+function refuseUnderOverlay(to: string, state: StateDirectory | undefined): void {
+  const found = state && overlayOn(to, state);
+  if (found === undefined) return;
+  const { name, overlay, kept } = found;
+  throw failed(`${to} is only a part of the disk of ${name}: ${overlay} lies on it`, {
+    hint: `give the VM its image back first: chunkmount cleanup ${kept ? '--kept ' : ''}--vm=${name}`,
+  });
+}
+
 async function toPaths(
   tree: Tree,
   targets: readonly string[],
@@ -191,7 +211,9 @@ async function toPaths(
 ): Promise<void> {
   const { compression, force, delta, keepGoing } = options;
   const results: RestoreResult[] = [];
-  for (const [target, to] of destinations(tree, targets, options)) {
+  const places = destinations(tree, targets, options);
+  for (const to of places.values()) refuseUnderOverlay(to, options.state);
+  for (const [target, to] of places) {
     const format = options.format ?? (to.endsWith('.qcow2') ? 'qcow2' : 'raw');
     const request = { to, format, compression, force, delta, keepGoing };
     const result = await restoreDisk(tree, target, request, context);

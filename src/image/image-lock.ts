@@ -2,12 +2,14 @@ import * as fs from 'node:fs';
 import { readIfExists } from '../host/durable.js';
 
 /**
- * QEMU marks that it writes to an image by a shared lock on byte 100 + 1 of the file (RAW_LOCK_PERM_BASE and
- * BLK_PERM_WRITE in QEMU's block/file-posix.c). It takes bytes 100 to 163 only, and the kernel joins neighbours.
+ * QEMU marks that it writes to an image by a shared lock on byte 100 + 1 of the file, and that nobody else may write by one on byte
+ * 200 + 1 (RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE and BLK_PERM_WRITE in QEMU's block/file-posix.c). It takes bytes 100 to 163 and
+ * 200 to 263 only, and the kernel joins neighbours.
  */
 const WRITER_BYTE = 101;
-const FIRST_PERMISSION_BYTE = 100;
-const LAST_PERMISSION_BYTE = 163;
+const NO_OTHER_WRITER_BYTE = 201;
+/** How many bytes there are from 100, and from 200 on. */
+const PERMISSION_BYTES = 64;
 
 /** `7: OFDLCK ADVISORY  READ -1 fe:00:2148620 101 101`; see proc_locks(5). Device numbers are hexadecimal. */
 const LOCK_LINE = /^\d+: (?:OFDLCK|POSIX) +\S+ +READ +-?\d+ ([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+)$/;
@@ -24,6 +26,16 @@ function deviceNumbers(device: bigint): [bigint, bigint] {
  * numbers differ from those in /proc/locks), is not seen here; QEMU itself refuses to open most of these.
  */
 export function isWrittenByQemu(file: string): boolean {
+  return isLocked(file, WRITER_BYTE);
+}
+
+/** Whether a QEMU process on this host relies on nobody else writing: it has the image open, or one that lies on it. As above. */
+export function isGuardedByQemu(file: string): boolean {
+  return isLocked(file, NO_OTHER_WRITER_BYTE);
+}
+
+function isLocked(file: string, byte: number): boolean {
+  const least = byte - (byte % 100);
   const { dev, ino } = fs.statSync(file, { bigint: true });
   const [major, minor] = deviceNumbers(dev);
   for (const line of (readIfExists('/proc/locks') ?? '').split('\n')) {
@@ -38,8 +50,8 @@ export function isWrittenByQemu(file: string): boolean {
     ];
     if (BigInt(lockInode) !== ino || BigInt(`0x${lockMajor}`) !== major || BigInt(`0x${lockMinor}`) !== minor)
       continue;
-    if (Number(first) < FIRST_PERMISSION_BYTE || Number(last) > LAST_PERMISSION_BYTE) continue;
-    if (Number(first) <= WRITER_BYTE && WRITER_BYTE <= Number(last)) return true;
+    if (Number(first) < least || Number(last) >= least + PERMISSION_BYTES) continue;
+    if (Number(first) <= byte && byte <= Number(last)) return true;
   }
   return false;
 }

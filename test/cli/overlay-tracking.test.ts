@@ -48,6 +48,41 @@ describe('--keep-overlay', () => {
     await vm.verify('vdb', 9, 0x51);
   });
 
+  it('restore does not overwrite an image that is a part of a disk only, and does when it is the disk', async () => {
+    await vm.only('vda');
+    const image = vm.disks[0]!.path;
+    const copy = vm.chunkmount.path('copy');
+    const copying = [
+      'run',
+      ...vm.args('--keep-overlay'),
+      '--',
+      'sh',
+      '-c',
+      `cp -r "$CHUNKMOUNT_TREE" ${copy}`,
+    ];
+    expect(await vm.chunkmount.run(copying)).toMatchObject({ exitCode: 0 });
+    const before = fs.readFileSync(image);
+    const restore = (how: string) => vm.chunkmount.run(['restore', copy, `--to=${image}`, how]);
+
+    // QEMU itself shows that it relies on the image.
+    for (const how of ['--delta', '--force']) {
+      expect(await restore(how)).toMatchObject({
+        exitCode: 1,
+        stderr: expect.stringContaining(`cleanup --kept --vm=${vm.name}`),
+      });
+    }
+    await vm.libvirt.virsh.call('destroy', ['--domain', vm.domain.uuid]);
+    expect(await restore('--delta')).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining(`${image} is only a part of the disk of ${vm.name}`),
+    });
+    expect(fs.readFileSync(image).equals(before)).toBe(true);
+
+    expect(await vm.cleanup('--kept')).toMatchObject({ exitCode: 0 });
+    expect(await restore('--delta')).toMatchObject({ exitCode: 0 });
+    expect(fs.readFileSync(image).equals(before)).toBe(true);
+  });
+
   it('goes on from session to session on a block device, too', async () => {
     await vm.only('vda');
     const overlays = vm.chunkmount.path('overlays');

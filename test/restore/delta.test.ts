@@ -222,18 +222,25 @@ describe('restore to a block device', () => {
   });
 });
 
-describe('an image that a running VM writes to', () => {
-  it.each([{ delta: true }, { force: true }])('is refused with %o', async (options) => {
+describe('an image that a running VM writes to, or whose image lies on it,', () => {
+  it.each([
+    { lies: false, delta: true },
+    { lies: false, force: true },
+    { lies: true, delta: true },
+    { lies: true, force: true },
+  ])('is refused with %o', async ({ lies, ...options }) => {
     const { root, beside } = demoTree();
     const to = beside('disk.img');
     fs.writeFileSync(to, Buffer.alloc(DEMO_SIZE));
+    const top = beside('overlay.qcow2');
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', to, top]);
     const { execa } = await import('execa');
     // Holds the image open for writing, as a VM does, until its input ends.
-    const qemu = execa('qemu-io', ['-f', 'raw', to], { reject: false });
+    const qemu = execa('qemu-io', lies ? ['-f', 'qcow2', top] : ['-f', 'raw', to], { reject: false });
     try {
       await new Promise((resolve) => qemu.stdout.once('data', resolve));
       expect((await errorOf(restore({ tree: root, to, ...options }), 'failed')).message).toContain(
-        'is in use by a running VM',
+        lies ? 'is being read, by a running VM whose image lies on it' : 'is in use by a running VM',
       );
     } finally {
       qemu.stdin.end();
