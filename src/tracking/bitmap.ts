@@ -70,16 +70,20 @@ async function observeLive({ layers, extents, live }: TrackedDisk): Promise<Obse
   const identity = image && identityOf(image.path);
   if (live === undefined || image?.format !== 'qcow2' || identity === undefined)
     return none('only the VM that runs on it, a qcow2 image, records what it writes');
-  const { snapshots, clusterSize } = await qcow2Info(image.path);
-  const facts: v.InferOutput<typeof LiveSchema> = {
-    domain: live.uuid,
-    image: { path: image.path, identity },
-    size: extents.size,
-    backing: backing.map(({ path, format }) => fileState(path, format)),
-    snapshots,
-    clusterSize,
-  };
-  return { kind: 'facts', facts, lasting: false };
+  try {
+    const { snapshots, clusterSize } = await qcow2Info(image.path);
+    const facts: v.InferOutput<typeof LiveSchema> = {
+      domain: live.uuid,
+      image: { path: image.path, identity },
+      size: extents.size,
+      backing: backing.map(({ path, format }) => fileState(path, format)),
+      snapshots,
+      clusterSize,
+    };
+    return { kind: 'facts', facts, lasting: false };
+  } catch (error) {
+    return none(messageOf(error));
+  }
 }
 
 async function observe(disk: TrackedDisk): Promise<Observation> {
