@@ -6,7 +6,7 @@ import { addVerbs, createProgram } from './commands/program.js';
 import { translateSpellings } from './commands/spellings.js';
 import { loadVerbs } from './commands/verbs.js';
 import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode } from './errors.js';
-import { TerminalReporter } from './report/terminal-reporter.js';
+import type { Reporter } from './report/reporter.js';
 import { TextReporter } from './report/text-reporter.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -47,17 +47,27 @@ function surviveClosedOutput(): void {
   });
 }
 
+type MakeReporter = (options: { readonly debug: boolean }) => Reporter;
+
+/** Progress bars are loaded where somebody sees them only: a cron job begins sooner without. */
+async function loadReporter(): Promise<MakeReporter> {
+  const { stderr } = process;
+  if (!stderr.isTTY) return (options) => new TextReporter(stderr, options);
+  const { TerminalReporter } = await import('./report/terminal-reporter.js');
+  return (options) => new TerminalReporter(stderr, options);
+}
+
 /** Makes what a verb gets when it runs. */
-function contextOf(program: Command, first: AbortSignal, second: AbortSignal): CommandContext {
+function contextOf(
+  program: Command,
+  makeReporter: MakeReporter,
+  signals: Pick<CommandContext, 'signal' | 'insisted'>,
+): CommandContext {
   const { debug = false, json = false } = program.opts<GlobalOptions>();
-  const { stdout, stderr } = process;
-  const reporter = stderr.isTTY
-    ? new TerminalReporter(stderr, { debug })
-    : new TextReporter(stderr, { debug });
   const exitWith = (code: number) => {
     exitCode = code;
   };
-  return { reporter, stdout, json, signal: first, insisted: second, exitWith };
+  return { reporter: makeReporter({ debug }), stdout: process.stdout, json, ...signals, exitWith };
 }
 
 /** What to do about errors of the system that nobody foresaw where they happened. */
@@ -105,7 +115,9 @@ async function main(): Promise<number> {
   const program = createProgram();
   try {
     const args = translateSpellings(process.argv.slice(2));
-    addVerbs(program, await loadVerbs(args), () => contextOf(program, first.signal, second.signal));
+    const makeReporter = await loadReporter();
+    const signals = { signal: first.signal, insisted: second.signal };
+    addVerbs(program, await loadVerbs(args), () => contextOf(program, makeReporter, signals));
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {
     exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);
