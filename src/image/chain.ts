@@ -176,7 +176,7 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
     const info: ImageInfo | undefined =
       reference.format === 'raw' ? undefined : await imageInfo({ ...reference, ...file }, options.signal);
     if (info !== undefined) checkInfo(reference, info);
-    if (reference.format === 'qcow2' && !file.device) checkQcow2Bounds(reference.path, file.fileSize);
+    if (reference.format === 'qcow2' && !file.device) checkQcow2Bounds(reference.path);
     const dataFile = info && dataFileOf(reference, info);
     layers.push({ ...reference, ...file, dataFile, virtualSize: info?.virtualSize });
     options.reporter.debug(`layer ${layers.length - 1}: ${reference.path} (${reference.format})`);

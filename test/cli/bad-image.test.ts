@@ -70,9 +70,19 @@ describe('with images, bad input', () => {
         /is cut off: it ends at/,
       ],
       [
+        'has its table at a place that no file reaches',
+        (file) => patch(file, QCOW2.l1Offset, Buffer.from('3fffffffffff0000', 'hex')),
+        /is cut off: it ends at|L1 table/,
+      ],
+      [
         'is cut off in its table',
         (file) => fs.truncateSync(file, 3 * 65536 + 4),
         /is cut off: it ends at 196612/,
+      ],
+      [
+        'is cut off in a table of the second level',
+        (file) => fs.truncateSync(file, 4 * 65536 + 8),
+        /is cut off: it ends at 262152, and its tables reach up to 327680/,
       ],
       [
         'is cut off in its data',
