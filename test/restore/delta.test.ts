@@ -222,6 +222,22 @@ describe('restore to a block device', () => {
   });
 });
 
+/** A virtual machine that has an image as its disk, and does not run. Ends it when `use` has ended. */
+async function whileInVm(format: 'raw' | 'qcow2', file: string, use: () => Promise<void>): Promise<void> {
+  const args = ['-S', '-machine', 'q35', '-m', '64', '-nodefaults', '-display', 'none', '-qmp', 'stdio'];
+  const drive = `if=virtio,format=${format},file=${file}`;
+  const { execa } = await import('execa');
+  const qemu = execa('qemu-system-x86_64', [...args, '-drive', drive], { reject: false });
+  try {
+    // It says who it is once all is set up.
+    await new Promise((resolve) => qemu.stdout.once('data', resolve));
+    await use();
+  } finally {
+    qemu.kill();
+    await qemu;
+  }
+}
+
 describe('an image that a running VM writes to, or whose image lies on it,', () => {
   it.each([
     { lies: false, delta: true },
@@ -229,23 +245,17 @@ describe('an image that a running VM writes to, or whose image lies on it,', () 
     { lies: true, delta: true },
     { lies: true, force: true },
   ])('is refused with %o', async ({ lies, ...options }) => {
+    await requireAll(program('qemu-system-x86_64', 'qemu-system-x86'));
     const { root, beside } = demoTree();
     const to = beside('disk.img');
     fs.writeFileSync(to, Buffer.alloc(DEMO_SIZE));
     const top = beside('overlay.qcow2');
     await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', to, top]);
-    const { execa } = await import('execa');
-    // Holds the image open for writing, as a VM does, until its input ends.
-    const qemu = execa('qemu-io', lies ? ['-f', 'qcow2', top] : ['-f', 'raw', to], { reject: false });
-    try {
-      await new Promise((resolve) => qemu.stdout.once('data', resolve));
+    await whileInVm(lies ? 'qcow2' : 'raw', lies ? top : to, async () => {
       expect((await errorOf(restore({ tree: root, to, ...options }), 'failed')).message).toContain(
         lies ? 'is being read, by a running VM whose image lies on it' : 'is in use by a running VM',
       );
-    } finally {
-      qemu.stdin.end();
-      await qemu;
-    }
+    });
     await restore({ tree: root, to, ...options });
     expect(fs.readFileSync(to).equals(demoContent())).toBe(true);
   });
