@@ -5,7 +5,7 @@ import { fsyncDirectory } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { chainNode } from '../image/block-node.js';
 import type { ImageLayer } from '../image/image-layer.js';
-import { isWrittenByQemu } from '../image/image-lock.js';
+import { refuseIfUsedByQemu } from '../image/image-lock.js';
 import { imageInfo } from '../image/qemu-img.js';
 import type { Reporter } from '../report/reporter.js';
 import { type ChainRecord, type DiskCopy, type Point, readChainRecord } from './chain-record.js';
@@ -89,8 +89,7 @@ function checkTarget(to: string, force: boolean): void {
   const stat = fs.lstatSync(to, { throwIfNoEntry: false });
   if (stat === undefined) return;
   if (!stat.isFile()) throw usage(`${to} is no file`, { hint: 'give the path of an image to be made' });
-  if (isWrittenByQemu(to))
-    throw failed(`${to} is in use by a running VM`, { hint: 'shut the VM off first: virsh shutdown' });
+  refuseIfUsedByQemu(to);
   if (!force) throw failed(`${to} exists already`, { hint: 'give another --to, or --force to replace it' });
 }
 

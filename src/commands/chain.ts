@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
+import { refuseUnderOverlay } from '../backup/refuse-under-overlay.js';
 import type { DiskCopy, Point } from '../chain/chain-record.js';
 import { choosePoint, openChain, restorePoint } from '../chain/restore-point.js';
 import { type ChainResult, type ConsolidateMethod, runChain } from '../chain/run-chain.js';
@@ -189,6 +190,7 @@ export async function runChainRestore(
     });
   });
   const restored = targetsOf(copies, options.to, options.format);
+  for (const { to } of restored) refuseUnderOverlay(to, stateDirectory(options));
   for (const one of restored) {
     await restorePoint({ directory, ...one, force: options.force === true, reporter, signal }, record);
     reporter.notice(`disk ${one.copy.target} of ${record.name} as of ${point.time} restored to ${one.to}`);

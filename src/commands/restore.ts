@@ -1,8 +1,8 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
-import { overlayOn } from '../backup/overlay-on.js';
-import { ChunkmountError, failed, usage } from '../errors.js';
+import { refuseUnderOverlay } from '../backup/refuse-under-overlay.js';
+import { ChunkmountError, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import type { PlainShape } from '../restore/plain-tree.js';
@@ -193,16 +193,6 @@ function destinations(tree: Tree, targets: readonly string[], options: RestoreOp
   return new Map([[single(tree, targets), to]]);
 }
 
-/** A VM that is off has nothing open, but its disk is the image and the overlay on it. */
-function refuseUnderOverlay(to: string, state: StateDirectory | undefined): void {
-  const found = state && overlayOn(to, state);
-  if (found === undefined) return;
-  const { name, overlay, kept } = found;
-  throw failed(`${to} is only a part of the disk of ${name}: ${overlay} lies on it`, {
-    hint: `give the VM its image back first: chunkmount cleanup ${kept ? '--kept ' : ''}--vm=${name}`,
-  });
-}
-
 async function toPaths(
   tree: Tree,
   targets: readonly string[],
@@ -212,7 +202,7 @@ async function toPaths(
   const { compression, force, delta, keepGoing } = options;
   const results: RestoreResult[] = [];
   const places = destinations(tree, targets, options);
-  for (const to of places.values()) refuseUnderOverlay(to, options.state);
+  if (options.state !== undefined) for (const to of places.values()) refuseUnderOverlay(to, options.state);
   for (const [target, to] of places) {
     const format = options.format ?? (to.endsWith('.qcow2') ? 'qcow2' : 'raw');
     const request = { to, format, compression, force, delta, keepGoing };

@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import { failed } from '../errors.js';
 import { readIfExists } from '../host/durable.js';
 
 /**
@@ -30,8 +31,19 @@ export function isWrittenByQemu(file: string): boolean {
 }
 
 /** Whether a QEMU process on this host relies on nobody else writing: it has the image open, or one that lies on it. As above. */
-export function isGuardedByQemu(file: string): boolean {
+function isGuardedByQemu(file: string): boolean {
   return isLocked(file, NO_OTHER_WRITER_BYTE);
+}
+
+/** Throws if a running VM writes to a file that is to be overwritten or replaced, or relies on what it holds. */
+export function refuseIfUsedByQemu(file: string): void {
+  if (isWrittenByQemu(file))
+    throw failed(`${file} is in use by a running VM`, { hint: 'shut the VM off first: virsh shutdown' });
+  if (isGuardedByQemu(file)) {
+    throw failed(`${file} is being read, by a running VM whose image lies on it or by a backup`, {
+      hint: 'chunkmount list shows what backs it up; or shut that VM off',
+    });
+  }
 }
 
 function isLocked(file: string, byte: number): boolean {

@@ -1,9 +1,10 @@
 import { usage } from '../errors.js';
+import { refuseIfUsedByQemu } from '../image/image-lock.js';
 import { createImage } from './create-image.js';
 import { openSource } from './open-source.js';
 import { overwriteTarget } from './overwrite-target.js';
 import type { RestoreContext, RestoreJob, RestoreRequest } from './restore-request.js';
-import { examineTarget, refuseIfInUse, type Target } from './target.js';
+import { examineTarget, type Target } from './target.js';
 import type { Tree } from './tree.js';
 import type { WriteResult } from './write-chunks.js';
 
@@ -33,7 +34,7 @@ export async function restoreDisk(
   const target = examineTarget(request.to);
   tree.disk(disk);
   checkRequest(request, target);
-  refuseIfInUse(target);
+  if (target.kind !== 'nothing') refuseIfUsedByQemu(target.file);
   const source = await openSource(tree, disk, { evenWithoutSums: request.keepGoing });
   try {
     const job: RestoreJob = { ...context, source, request };

@@ -1,7 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed, systemCode, usage } from '../errors.js';
-import { isGuardedByQemu, isWrittenByQemu } from '../image/image-lock.js';
 
 /** Sectors in /sys are of 512 bytes, whatever the device's own are: see Documentation/ABI/stable/sysfs-block. */
 const SECTOR_BYTES = 512;
@@ -55,17 +54,4 @@ function newTarget(given: string): Target {
     throw usage(`${path.dirname(given)} is no directory`, { hint: 'make it first' });
   }
   return { kind: 'nothing', file: path.join(directory, path.basename(given)) };
-}
-
-/** Throws if a running VM writes to the target, or relies on what it holds. */
-export function refuseIfInUse(target: Target): void {
-  if (target.kind === 'nothing') return;
-  const { file } = target;
-  if (isWrittenByQemu(file))
-    throw failed(`${file} is in use by a running VM`, { hint: 'shut the VM off first: virsh shutdown' });
-  if (isGuardedByQemu(file)) {
-    throw failed(`${file} is being read, by a running VM whose image lies on it or by a backup`, {
-      hint: 'chunkmount list shows what backs it up; or shut that VM off',
-    });
-  }
 }

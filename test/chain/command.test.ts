@@ -46,6 +46,10 @@ describe('chunkmount chain', () => {
       stdout: names.map((name) => `${path.join(chain, name)}\n`).join(''),
       stderr: expect.stringContaining('copied to'),
     });
+    // The VM is on the layer above it.
+    expect(
+      await chunkmount.run(['chain', 'restore', chain, '--disk=vda', `--to=${vda}`, '--force']),
+    ).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('a running VM whose image lies on it') });
     await libvirt.guestWrite(mail01, 'vda', { offset: MIB, length: 65536, pattern: 0x22 });
     const second = await run('--json', '--consolidate');
     const [result] = JSON.parse(second.stdout).chains;

@@ -64,7 +64,6 @@ describe('--keep-overlay', () => {
     const before = fs.readFileSync(image);
     const restore = (how: string) => vm.chunkmount.run(['restore', copy, `--to=${image}`, how]);
 
-    // QEMU itself shows that it relies on the image.
     for (const how of ['--delta', '--force']) {
       expect(await restore(how)).toMatchObject({
         exitCode: 1,

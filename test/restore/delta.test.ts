@@ -229,8 +229,13 @@ async function whileInVm(format: 'raw' | 'qcow2', file: string, use: () => Promi
   const { execa } = await import('execa');
   const qemu = execa('qemu-system-x86_64', [...args, '-drive', drive], { reject: false });
   try {
-    // It says who it is once all is set up.
-    await new Promise((resolve) => qemu.stdout.once('data', resolve));
+    // It greets before its disks are there, and answers afterwards.
+    qemu.stdin.write('{"execute":"qmp_capabilities"}\n');
+    await new Promise<void>((resolve) => {
+      qemu.stdout.on('data', (text) => {
+        if (String(text).includes('"return"')) resolve();
+      });
+    });
     await use();
   } finally {
     qemu.kill();

@@ -89,32 +89,34 @@ export class SnapshotSession {
     });
   }
 
-  /** Does what a process does that dies; returns whether it did before all was done. */
-  async #dying({ records, before }: Death, work: (journal: Journal) => Promise<unknown>): Promise<boolean> {
+  /** Freezes as in a process that dies. Returns whether it died before it had finished. */
+  async dyingFreeze(
+    provider: SnapshotProvider,
+    domainName: string,
+    { records, before }: Death,
+    options: FreezeOptions = {},
+  ): Promise<boolean> {
     const journal = new DyingJournal(this.#journal.file, records, before);
     try {
-      await work(journal);
+      await this.freeze(provider, domainName, options, journal);
+      return false;
     } catch (error) {
       if (!journal.died) throw error;
+      return true;
     } finally {
       journal.close();
     }
-    return journal.died;
   }
 
-  dyingFreeze(
-    provider: SnapshotProvider,
-    domainName: string,
-    death: Death,
-    options: FreezeOptions = {},
-  ): Promise<boolean> {
-    return this.#dying(death, (journal) => this.freeze(provider, domainName, options, journal));
-  }
-
-  dyingUndo(death: Death): Promise<boolean> {
-    return this.#dying(death, (journal) =>
-      undoAll({ journal, reporter: this.reporter }, snapshotUndo, new Set()),
-    );
+  /** The same of a cleanup. */
+  async dyingUndo({ records, before }: Death): Promise<boolean> {
+    const journal = new DyingJournal(this.#journal.file, records, before);
+    try {
+      await undoAll({ journal, reporter: this.reporter }, snapshotUndo, new Set());
+      return journal.died;
+    } finally {
+      journal.close();
+    }
   }
 
   /** Cleanup from a new process: returns what went wrong. */
