@@ -26,18 +26,22 @@ describe('--keep-overlay', () => {
     await vm.write('vda', 100, 0x32, 2 * CHUNK);
     await vm.write('vdb', 7, 0x33);
     const second = await vm.good();
-    expect(second).toMatchObject({ kept: 2 * CHUNKS - 4, audited: 2 * AUDIT, read: (4 + 2 * AUDIT) * CHUNK });
-    expect([...second.why.values()]).toEqual([
-      expect.stringContaining(`tracker overlay knows what changed: ${3 * CHUNK} bytes`),
-      expect.stringContaining(`tracker overlay knows what changed: ${CHUNK} bytes`),
-    ]);
+    expect(second).toMatchObject({ kept: 2 * CHUNKS - 4, read: (4 + second.audited) * CHUNK });
+    // A sample that would be one of the chunks that changed is none: at most one for each.
+    expect(second.audited).toBeGreaterThanOrEqual(2 * AUDIT - 4);
+    expect(second.audited).toBeLessThanOrEqual(2 * AUDIT);
+    expect(Object.fromEntries(second.why)).toEqual({
+      vda: expect.stringContaining(`tracker overlay knows what changed: ${3 * CHUNK} bytes`),
+      vdb: expect.stringContaining(`tracker overlay knows what changed: ${CHUNK} bytes`),
+    });
     await vm.expectOnOverlays();
 
     await vm.write('vda', 3, 0x41);
     await vm.libvirt.guestDiscard(vm.domain, 'vda', { offset: 20 * CHUNK, length: 2 * CHUNK });
     await vm.libvirt.guestDiscard(vm.domain, 'vdb', { offset: 30 * CHUNK, length: CHUNK });
     const third = await vm.good();
-    expect(third).toMatchObject({ kept: 2 * CHUNKS - 4, read: (1 + 2 * AUDIT) * CHUNK });
+    expect(third).toMatchObject({ kept: 2 * CHUNKS - 4, read: (1 + third.audited) * CHUNK });
+    expect(third.audited).toBeGreaterThanOrEqual(2 * AUDIT - 1);
     expect(await vm.good()).toMatchObject({ kept: 2 * CHUNKS, read: 2 * AUDIT * CHUNK });
 
     await vm.write('vdb', 9, 0x51);
