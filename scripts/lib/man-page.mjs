@@ -1,10 +1,10 @@
 // man-page.mjs FILE: writes the manual that is made of the built program's own help.
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { toolVersion } from '../../dist/backup/version.js';
-import { manPage } from '../../dist/commands/man-page.js';
-import { addVerbs, createProgram } from '../../dist/commands/program.js';
-import { loadAllVerbs } from '../../dist/commands/verbs.js';
+import { toolVersion } from '../../build/backup/version.js';
+import { manPage } from '../../build/commands/man-page.js';
+import { addVerbs, createProgram } from '../../build/commands/program.js';
+import { loadAllVerbs } from '../../build/commands/verbs.js';
 
 const [, , file] = process.argv;
 if (file === undefined) throw new Error('usage: man-page.mjs FILE');

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { LayoutKind } from '../chunks/layout.js';
 import type { SessionTimes } from '../content-index/stable-times.js';
 import type { TransportKind } from '../fuse/transport.js';
+import { scriptUrl } from '../host/program-files.js';
 import type { ImageSource } from '../image/sources.js';
 import type { DiskTracking } from './disk-tracking.js';
 
@@ -59,7 +60,7 @@ export const FILE_MODE = 0o400;
 export const DIRECTORY_MODE = 0o500;
 
 /** The daemon's program, and the names of its files in the session's directory. */
-export const DAEMON_SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url));
+export const DAEMON_SCRIPT = fileURLToPath(scriptUrl('backup/daemon.js'));
 export const CONFIG_NAME = 'daemon.json';
 export const LOG_NAME = 'daemon.log';
 

@@ -5,10 +5,10 @@ import { createHasher } from '../chunks/chunk-hash.js';
 import { sharedRate } from '../content-index/rate-limit.js';
 import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
-import { CHUNK_FILESYSTEM } from '../fuse/chunk-filesystem.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
 import { serveKernel } from '../fuse/kernel/server.js';
 import { type Server, sumCounters } from '../fuse/transport.js';
+import { scriptUrl } from '../host/program-files.js';
 import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
 import type { ScanWork } from './scan-worker.js';
 import { ServedTree } from './served-tree.js';
@@ -140,7 +140,7 @@ const YOUNG_GENERATION_MB = 2;
 
 async function startScanners({ tree }: ServedTree, bandwidth: number | undefined): Promise<void> {
   const work: ScanWork = { tree, rate: bandwidth === undefined ? undefined : sharedRate(bandwidth) };
-  const url = new URL('./scan-worker.js', import.meta.url);
+  const url = scriptUrl('backup/scan-worker.js');
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   const scanners = Array.from(
     { length: SCANNERS },
@@ -159,7 +159,7 @@ async function startScanners({ tree }: ServedTree, bandwidth: number | undefined
 }
 
 async function startServer(config: DaemonConfig, { tree }: ServedTree): Promise<Server> {
-  const filesystem = { factory: CHUNK_FILESYSTEM, data: tree };
+  const filesystem = { factory: scriptUrl('fuse/chunk-filesystem.js').href, data: tree };
   if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, config.directIo);
   const { serveNative } = await import('../fuse/native/server.js');
   const { ShortInodes } = await import('../fuse/native/short-inodes.js');

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import { Command } from 'commander';
 import { usage } from '../errors.js';
+import { packageFile } from '../host/program-files.js';
 import { bashTables } from './completion-bash.js';
 import { type CompletedVerb, completedVerbs } from './completion-model.js';
 import { zshTables } from './completion-zsh.js';
@@ -35,7 +36,7 @@ export function runCompletion(
     throw usage(`${JSON.stringify(shell)} is no shell that can be completed for`, {
       hint: `one of: ${Object.keys(SHELLS).join(', ')}`,
     });
-  const functions = new URL(`../../completion/functions.${shell}`, import.meta.url);
+  const functions = packageFile(`completion/functions.${shell}`);
   const script = `${make(completedVerbs(program), defaultVerb)}\n${fs.readFileSync(functions, 'utf8')}`;
   printResult(context, { shell, script }, [script.trimEnd()]);
 }

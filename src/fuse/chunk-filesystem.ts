@@ -383,6 +383,3 @@ function readContent(file: TreeFile, position: number, length: number, into: Uin
 export async function createFilesystem(data: unknown): Promise<ReadOnlyFilesystem> {
   return new ChunkFilesystem(data as ChunkTree, await createHasher());
 }
-
-/** For serving a tree: see FilesystemSource. */
-export const CHUNK_FILESYSTEM = import.meta.url;

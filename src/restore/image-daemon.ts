@@ -2,9 +2,10 @@ import { ChunkmountError } from '../errors.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
 import { serveKernel } from '../fuse/kernel/server.js';
 import type { Server } from '../fuse/transport.js';
+import { scriptUrl } from '../host/program-files.js';
 import type { ChunkSource } from './chunk-source.js';
 import { dataBytes } from './data-bytes.js';
-import { IMAGE_FILESYSTEM, type ImageDirectory, type ImageFile } from './image-filesystem.js';
+import type { ImageDirectory, ImageFile } from './image-filesystem.js';
 import type { ImageMountConfig } from './image-mount-config.js';
 import { openSource } from './open-source.js';
 import { Tree } from './tree.js';
@@ -47,7 +48,7 @@ class ImageDaemon implements DaemonWork {
     const mtime = Math.floor(Date.parse(tree.manifest.snapshotTime) / 1000);
     const { uid, gid, fileMode, directoryMode } = config;
     const data: ImageDirectory = { files, uid, gid, mtime, fileMode, directoryMode };
-    const filesystem = { factory: IMAGE_FILESYSTEM, data };
+    const filesystem = { factory: scriptUrl('restore/image-filesystem.js').href, data };
     // Who reads an image reads large pieces, or keeps a cache of its own, as loop devices and VMs do; and the chunks are in the page
     // cache already. Without a second copy there reading is faster, and what running VMs need of it stays.
     const directIo = true;

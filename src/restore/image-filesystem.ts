@@ -170,6 +170,3 @@ export async function createFilesystem(data: unknown): Promise<ReadOnlyFilesyste
     files.map((file, position) => ({ file, reader: readers[position]! })),
   );
 }
-
-/** For serving images: see FilesystemSource. */
-export const IMAGE_FILESYSTEM = import.meta.url;

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import type { TransportKind } from '../fuse/transport.js';
 import type { MountEntry } from '../host/mountinfo.js';
+import { scriptUrl } from '../host/program-files.js';
 import type { PlainShape } from './plain-tree.js';
 
 /** What the daemon gets, as its argument. */
@@ -20,7 +21,7 @@ export interface ImageMountConfig {
   readonly directoryMode: number;
 }
 
-export const IMAGE_DAEMON_SCRIPT = fileURLToPath(new URL('./image-daemon.js', import.meta.url));
+export const IMAGE_DAEMON_SCRIPT = fileURLToPath(scriptUrl('restore/image-daemon.js'));
 
 /** Begins the source in mountinfo of every mount of images, and tells it from others. */
 const SOURCE_PREFIX = 'chunkmount-images:';

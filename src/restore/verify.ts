@@ -3,6 +3,7 @@ import { chunkPath, layoutOf } from '../chunks/layout.js';
 import type { ManifestDisk } from '../chunks/manifest.js';
 import { MANIFEST_NAME } from '../chunks/paths.js';
 import { ChunkmountError, failed, usage } from '../errors.js';
+import { scriptUrl } from '../host/program-files.js';
 import type { Reporter } from '../report/reporter.js';
 import type { ChunkSource } from './chunk-source.js';
 import { differingRanges, hashText } from './compare.js';
@@ -151,7 +152,7 @@ async function verifyChunks(
       Math.min(blockChunks(disk.chunkSize), CHUNKS_PER_DIRECTORY),
     );
     const task: VerifyTask = { source: source.share(), queue: queue.shared, sample };
-    const worker = new URL('./verify-worker.js', import.meta.url);
+    const worker = scriptUrl('restore/verify-worker.js');
     const label = `verifying ${disk.target}`;
     const { damage, damageCount, strays } = await runPool({
       worker,

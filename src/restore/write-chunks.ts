@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import { scriptUrl } from '../host/program-files.js';
 import type { Reporter } from '../report/reporter.js';
 import type { ChunkSource } from './chunk-source.js';
 import { type ChunkDamage, DamageError } from './damage.js';
@@ -53,7 +54,7 @@ async function writeTo(target: WritableTarget, request: WriteRequest): Promise<W
   const { disk } = source;
   const queue = WorkQueue.create(disk.chunkCount, blockChunks(disk.chunkSize));
   const { damage, damageCount } = await runPool({
-    worker: new URL('./restore-worker.js', import.meta.url),
+    worker: scriptUrl('restore/restore-worker.js'),
     task: {
       target,
       compareBelow,

@@ -62,7 +62,7 @@ describe('createHasher', () => {
   });
 
   it('does without the native addon where it cannot be loaded', () => {
-    const module = new URL('../../dist/chunks/chunk-hash.js', import.meta.url);
+    const module = new URL('../../build/chunks/chunk-hash.js', import.meta.url);
     const script = `import { createHasher } from ${JSON.stringify(module)};
       const hasher = await createHasher(), halves = new Uint32Array(2);
       hasher.hash(new TextEncoder().encode('abc'), halves, 0);

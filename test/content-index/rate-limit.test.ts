@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { RateLimit, sharedRate } from '../../src/content-index/rate-limit.js';
 import { build, requireAll } from '../support/requirements.js';
 
-const MODULE = new URL('../../dist/content-index/rate-limit.js', import.meta.url).href;
+const MODULE = new URL('../../build/content-index/rate-limit.js', import.meta.url).href;
 
 /** A thread that pays 100 bytes `times` times, and ends. */
 function payer(shared: unknown, times: number): Promise<void> {

@@ -1,9 +1,9 @@
 import * as fs from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { createHasher } from '../../dist/chunks/chunk-hash.js';
-import { StoredIndex } from '../../dist/content-index/index-file.js';
-import { Resolver } from '../../dist/content-index/resolver.js';
-import { scanDisk } from '../../dist/content-index/scan.js';
+import { createHasher } from '../../build/chunks/chunk-hash.js';
+import { StoredIndex } from '../../build/content-index/index-file.js';
+import { Resolver } from '../../build/content-index/resolver.js';
+import { scanDisk } from '../../build/content-index/scan.js';
 
 /**
  * Resolves chunks of the disk in a file as a thread of the daemon does. `reads` counts how often each chunk was read;

@@ -102,7 +102,7 @@ describe('what must be on disk when a call returns', () => {
 
   /** The system calls that matter, as they were made, with paths below `directory` for descriptors. */
   async function callsOf(code: string): Promise<string[]> {
-    const module = path.resolve(import.meta.dirname, '../../dist/host/durable.js');
+    const module = path.resolve(import.meta.dirname, '../../build/host/durable.js');
     const script = path.join(directory, 'script.mjs');
     const trace = path.join(directory, 'trace');
     fs.writeFileSync(script, `import * as durable from ${JSON.stringify(module)};\n${code}`);

@@ -9,8 +9,8 @@ import type { Reporter } from '../../src/report/reporter.js';
 
 /** What starts worker threads has to come from the build: they are JavaScript files beside it. */
 export async function built<Module>(module: string): Promise<Module> {
-  const url = new URL(`../../dist/${module}.js`, import.meta.url);
-  if (!fs.existsSync(url)) throw new Error(`dist/${module}.js is missing: build first (npm run build)`);
+  const url = new URL(`../../build/${module}.js`, import.meta.url);
+  if (!fs.existsSync(url)) throw new Error(`build/${module}.js is missing: build first (npm run build)`);
   return (await import(url.href)) as Module;
 }
 

@@ -70,7 +70,7 @@ async function restoreAndKill({ root, to, part, record }: Place): Promise<void> 
     const reporter = { debug() {}, notice() {}, warn() {}, progress };
     const { signal } = new AbortController();
     const options = ${JSON.stringify({ ...OPTIONS, tree: root, to })};
-    import(${JSON.stringify(new URL('../../dist/commands/restore.js', import.meta.url))}).then(({ runRestore }) =>
+    import(${JSON.stringify(new URL('../../build/commands/restore.js', import.meta.url))}).then(({ runRestore }) =>
       runRestore(options, { reporter, stdout: process.stdout, json: false, signal, insisted: signal }));`;
   const child = spawn(process.execPath, ['--eval', script], { stdio: ['ignore', 'ignore', 'inherit'] });
   const ended = new Promise<NodeJS.Signals | null>((resolve) =>

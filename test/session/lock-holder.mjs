@@ -1,4 +1,4 @@
-import { Lock } from '../../dist/session/lock.js';
+import { Lock } from '../../build/session/lock.js';
 
 /** Takes a lock, says so, and holds it until stdin ends; with `keep` the lock then stays. */
 const [, , directory, name, keep] = process.argv;

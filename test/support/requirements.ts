@@ -61,20 +61,22 @@ export const libvirt: Requirement = async () => {
   }
 };
 
-/** Newest compiled file is as new as its source, for all of src/: tests that start our processes run dist/. */
+/** All of src/ is compiled, and bundled after that: tests that start our processes run dist/, or what it is made of. */
 export const build: Requirement = () => {
   const sources = fs.readdirSync(path.join(ROOT, 'src'), { recursive: true, encoding: 'utf8' });
-  const stale = sources.filter((source) => /(?<!\.d)\.ts$/.test(source) && isStale(source));
-  return stale.length === 0
-    ? undefined
-    : `dist/ is older than src/${stale[0]}: npx tsc -p tsconfig.build.json`;
+  const bundled = modified('dist/cli.js');
+  const stale = sources
+    .filter((source) => /(?<!\.d)\.ts$/.test(source))
+    .find((source) => {
+      const compiled = modified(`build/${source.replace(/\.ts$/, '.js')}`);
+      return compiled < modified(`src/${source}`) || bundled < compiled;
+    });
+  return stale === undefined ? undefined : `dist/ is older than src/${stale}: npm run build`;
 };
 
-function isStale(source: string): boolean {
-  const compiled = fs.statSync(path.join(ROOT, 'dist', source.replace(/\.ts$/, '.js')), {
-    throwIfNoEntry: false,
-  });
-  return compiled === undefined || compiled.mtimeMs < fs.statSync(path.join(ROOT, 'src', source)).mtimeMs;
+/** Milliseconds; 0: there is no such file. */
+function modified(file: string): number {
+  return fs.statSync(path.join(ROOT, file), { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }
 
 /** The kernel's device-mapper and a volume group to make LVs in: what scripts/lvm-vm provides. */

@@ -1,12 +1,12 @@
-// copy-modules.mjs DESTINATION: copies the npm packages that chunkmount runs with, and of each what is needed then: code,
+// copy-modules.mjs DESTINATION: copies the npm packages that chunkmount depends on, and of each what is needed then: code,
 // libraries for this processor, and licences. Prints what is to be said of their licences.
 import * as fs from 'node:fs';
 import { createRequire } from 'node:module';
 import * as path from 'node:path';
+import { LICENCE, licenceOf, readPackage } from './licence.mjs';
 
 const ROOT = path.resolve(import.meta.dirname, '../../..');
 const CODE = /\.(js|cjs|mjs|json|node|so|wasm)$/;
-const LICENCE = /^(licen[cs]e|copying|notice)/i;
 /** Of other systems and programs. */
 const NEEDLESS = /^(darwin-.*|win32-.*|electron\..*|test|tests|docs|examples?)$/;
 const OTHERS_PLATFORM = new RegExp(`^linux-(?!${process.arch}$)`);
@@ -30,10 +30,6 @@ function collect(directory, found) {
     collect(place, found);
   }
   return found;
-}
-
-function readPackage(directory) {
-  return JSON.parse(fs.readFileSync(path.join(directory, 'package.json'), 'utf8'));
 }
 
 /** As Node finds it: in the nearest node_modules. */
@@ -65,8 +61,5 @@ function copy(source, target) {
 for (const directory of [...collect(ROOT, new Set())].sort()) {
   const where = path.relative(path.join(ROOT, 'node_modules'), directory);
   copy(directory, path.join(destination, where));
-  const { name, version, license = 'not said' } = readPackage(directory);
-  const licence = fs.readdirSync(directory).find((file) => LICENCE.test(file));
-  const text = licence === undefined ? '' : `\n${fs.readFileSync(path.join(directory, licence), 'utf8').trim()}\n`;
-  console.log(`${'-'.repeat(78)}\n${name} ${version}, licence: ${license}\n${text}`);
+  console.log(licenceOf(directory));
 }

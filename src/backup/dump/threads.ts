@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { type ChunkmountError, failed, messageOf } from '../../errors.js';
+import { scriptUrl } from '../../host/program-files.js';
 import type { Reporter } from '../../report/reporter.js';
 import { DONE, type ReadTask, STOP, type ThreadResult, type WriteTask } from './task.js';
 
@@ -23,7 +24,7 @@ function runThread(script: URL, task: ReadTask | WriteTask): Promise<ThreadResul
 
 /** Writes what comes out of a pipe into a file, until all who write to the pipe have closed it. */
 export function runWriter(task: WriteTask): Promise<ThreadResult> {
-  return runThread(new URL('./write-worker.js', import.meta.url), task);
+  return runThread(scriptUrl('backup/dump/write-worker.js'), task);
 }
 
 export interface ReadRequest extends Omit<ReadTask, 'control'> {
@@ -53,7 +54,7 @@ export async function runReader(request: ReadRequest): Promise<ThreadResult> {
   signal?.addEventListener('abort', stop);
   const timer = setInterval(show, TICK_MS);
   try {
-    return await runThread(new URL('./read-worker.js', import.meta.url), { ...task, control });
+    return await runThread(scriptUrl('backup/dump/read-worker.js'), { ...task, control });
   } finally {
     clearInterval(timer);
     signal?.removeEventListener('abort', stop);

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { scriptUrl } from '../../host/program-files.js';
 import { createCounters, type FilesystemSource, type Server, sumCounters } from '../transport.js';
 import type { KernelWorkerData } from './worker.js';
 
@@ -16,7 +17,7 @@ export function serveKernel(fd: number, filesystem: FilesystemSource, directIo: 
   const counters = Array.from({ length: WORKERS }, createCounters);
   const workers = counters.map((own) => {
     const workerData: KernelWorkerData = { filesystem, fd, directIo, counters: own };
-    return new Worker(new URL('./worker.js', import.meta.url), {
+    return new Worker(scriptUrl('fuse/kernel/worker.js'), {
       workerData,
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
     });
