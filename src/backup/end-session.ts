@@ -208,6 +208,11 @@ function tellStatus(name: string, { warnings = [], scan, counters }: DaemonStatu
   );
 }
 
+/** Then the daemon cannot have told how it ended. */
+function isFull(directory: string): boolean {
+  return fs.statfsSync(directory).bavail === 0;
+}
+
 /** Why the tree that was served was not whole; undefined if it was, or if nobody can have read it. */
 function damageOf(name: string, directory: string): Error | undefined {
   if (readSessionRecord(directory) === undefined) return undefined;
@@ -216,7 +221,7 @@ function damageOf(name: string, directory: string): Error | undefined {
     return failed(
       `the daemon of ${name} died before its tree was unmounted: what was copied is not a whole backup`,
       {
-        hint: 'all is cleaned up; back it up again',
+        hint: `all is cleaned up; ${isFull(directory) ? `no space is left in ${directory}: make room, and ` : ''}back it up again`,
       },
     );
   }

@@ -187,7 +187,7 @@ async function toStdout(
 function destinations(tree: Tree, targets: readonly string[], options: RestoreOptions): Map<string, string> {
   const { to, format = 'raw' } = options;
   if (to.endsWith('/')) fs.mkdirSync(to, { recursive: true, mode: 0o700 });
-  if (fs.statSync(to, { throwIfNoEntry: false })?.isDirectory() === true) {
+  if (fs.existsSync(`${to}/.`)) {
     return new Map(targets.map((target) => [target, path.join(to, `${target}.${format}`)]));
   }
   return new Map([[single(tree, targets), to]]);

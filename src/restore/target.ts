@@ -26,7 +26,7 @@ function realPath(file: string): string | undefined {
   try {
     return fs.realpathSync(file);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return undefined;
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined;
     throw failed(`${file} cannot be used: ${systemCode(error) ?? error}`, { cause: error });
   }
 }
@@ -44,14 +44,14 @@ export function examineTarget(given: string): Target {
 }
 
 function newTarget(given: string): Target {
+  const directory = realPath(path.dirname(path.resolve(given)));
+  if (directory === undefined || !fs.statSync(directory).isDirectory()) {
+    throw usage(`${path.dirname(given)} is no directory`, { hint: 'make it first' });
+  }
   if (fs.lstatSync(given, { throwIfNoEntry: false }) !== undefined) {
     throw usage(`${given} is a symbolic link to nothing`, {
       hint: 'remove it, or give the path it should lead to',
     });
-  }
-  const directory = realPath(path.dirname(path.resolve(given)));
-  if (directory === undefined || !fs.statSync(directory).isDirectory()) {
-    throw usage(`${path.dirname(given)} is no directory`, { hint: 'make it first' });
   }
   return { kind: 'nothing', file: path.join(directory, path.basename(given)) };
 }

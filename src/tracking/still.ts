@@ -75,7 +75,9 @@ function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): 
     files.map(({ device, inode }) => ({ device: BigInt(device), inode: BigInt(inode) })),
   );
   if (writers.length > 0) return `${writers.join(', ')} has it open for writing`;
-  return hidden ? 'who has it open for writing cannot be seen (that takes root)' : undefined;
+  return hidden
+    ? 'not every process shows whether it has it open for writing (that takes root, and in a container CAP_SYS_PTRACE)'
+    : undefined;
 }
 
 async function observe(disk: TrackedDisk): Promise<Observation> {

@@ -140,11 +140,13 @@ describe('restore to a new file', () => {
 
   it.each([
     ['a directory that does not exist', 'no/such/new.img', /^.*no\/such is no directory$/],
+    ['a directory that is a file', 'file/new.img', /^.*\/file is no directory$/],
     ['a pipe', '/dev/null', /^\/dev\/null is no file and no block device$/],
     ['a dangling link', 'dangling', /is a symbolic link to nothing$/],
   ])('refuses %s', async (_, to, message) => {
     const { root, beside } = demoTree();
     fs.symlinkSync('nowhere', beside('dangling'));
+    fs.writeFileSync(beside('file'), '');
     const error = await errorOf(restore({ tree: root, to: path.resolve(beside('.'), to) }), 'usage');
     expect(error.message).toMatch(message);
   });
