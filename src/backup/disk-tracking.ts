@@ -3,7 +3,7 @@ import type { Geometry } from '../chunks/geometry.js';
 import { chunkPath, layoutOf } from '../chunks/layout.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import type { ChunkRange } from '../content-index/pick-samples.js';
-import type { Distrust } from '../tracking/record.js';
+import type { Distrust, ShownSums } from '../tracking/record.js';
 import type { Amount, ByteRange, Facts, TrackerKind } from '../tracking/tracker.js';
 
 /** What is known of the changes of one disk since an earlier session. */
@@ -16,6 +16,7 @@ export type DiskChanges =
       readonly index: string;
       readonly falseZeros: readonly number[];
       readonly fullScan: number;
+      readonly sums: ShownSums | undefined;
     }
   | {
       readonly kind: 'unknown';

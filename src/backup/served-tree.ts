@@ -11,6 +11,8 @@ import {
   DAMAGED_BLOCKS,
   KEPT,
   RESOLVED,
+  TRUST,
+  TRUSTED,
   UNREADABLE_COUNT,
 } from '../content-index/rows.js';
 import { saveIndex } from '../content-index/save-index.js';
@@ -120,8 +122,19 @@ export class ServedTree {
     const { chunks, resolved } = this.scanState();
     settleRecord(this.config.indexDirectory, this.config.times, { complete: resolved === chunks });
     // Last: a record says that the index is whole.
-    for (const { tracker, indexFile } of this.#disks) await tracker.settle(indexFile);
+    for (const { tracker, indexFile, served } of this.#disks)
+      await tracker.settle(indexFile, { ...sumsShape(served), mtime: shownSumsMtime(served) });
   }
+}
+
+/** What decides how the lines of a disk's sums file look, beside the chunks. */
+function sumsShape({ directory, layout, skipZeros }: Pick<TreeDisk, 'directory' | 'layout' | 'skipZeros'>) {
+  return { directory, layout, skipsZeros: skipZeros };
+}
+
+/** mtime of the sums file, now that all chunks are known. */
+function shownSumsMtime({ rows, sumsMtime, unchangedSumsMtime }: TreeDisk): number {
+  return Atomics.load(rows.control, TRUST) === TRUSTED ? (unchangedSumsMtime ?? sumsMtime) : sumsMtime;
 }
 
 function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, warnings: string[]): OpenDisk {
@@ -148,13 +161,16 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     { target: disk.target, cut, rows, extents, stored },
     hasher,
   );
+  const shape = {
+    directory: layoutOf(config.layout).diskDirectory(config.name, disk.target),
+    layout: config.layout,
+    skipZeros: config.skipZeros,
+  };
   const served: TreeDisk = {
     target: disk.target,
     part: diskPart(disk.target),
     geometry: cut,
-    directory: layoutOf(config.layout).diskDirectory(config.name, disk.target),
-    layout: config.layout,
-    skipZeros: config.skipZeros,
+    ...shape,
     rows,
     keep: tracker.plan,
     times: config.times,
@@ -163,6 +179,8 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     stored: stored === undefined ? undefined : { fd: stored.fd, header: stored.header },
     // Later than ever: its size says nothing, and a second session may come within the second.
     sumsMtime: latest,
+    // After a session that was cut off nobody knows which sums were seen.
+    unchangedSumsMtime: config.times.unsettled === 0 ? tracker.unchangedSums(sumsShape(shape)) : undefined,
     directoryMtime: header.diskDirectoryMtime,
     directoryMtimes: header.directoryMtimes,
     compareDirectories: config.skipZeros && sameNames,

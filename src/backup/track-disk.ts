@@ -127,7 +127,7 @@ async function ask(
   record: TrackingRecord,
   comparing: Comparing,
 ): Promise<DiskChanges> {
-  const { index, falseZeros, fullScan } = record;
+  const { index, falseZeros, fullScan, sums } = record;
   if (record.distrusted.some((distrust) => distrust.tracker === tracker.kind))
     return unknown('it was wrong in an earlier session');
   if (observation.kind === 'none') return unknown(observation.reason);
@@ -138,7 +138,7 @@ async function ask(
     const { reason, amount } = changes;
     return { kind: 'unknown', reason, amount: amount && { ...amount, tracker: tracker.kind } };
   }
-  return { kind: 'known', tracker: tracker.kind, ranges: changes.ranges, index, falseZeros, fullScan };
+  return { kind: 'known', tracker: tracker.kind, ranges: changes.ranges, index, falseZeros, fullScan, sums };
 }
 
 /** Whether what a tracker observed at the beginning of a session is so still. */

@@ -5,7 +5,7 @@ import { StoredIndex } from '../content-index/index-file.js';
 import { pickSamples } from '../content-index/pick-samples.js';
 import { DATA, KEPT, MISMATCH, MISMATCH_LATE, RESOLVED, type Rows } from '../content-index/rows.js';
 import type { ExtentMap } from '../image/extent-map.js';
-import { type Distrust, type TrackingRecord, writeTracking } from '../tracking/record.js';
+import { type Distrust, type ShownSums, type TrackingRecord, writeTracking } from '../tracking/record.js';
 import { chunkRanges, type DiskTracking, distrustSentence, indexObstacle } from './disk-tracking.js';
 import { stillHolds } from './track-disk.js';
 
@@ -47,6 +47,15 @@ export class DiskTracker {
     return { samples, falseZeros: changes.falseZeros };
   }
 
+  /** mtime of the last session's sums file, if it was one of that kind and the tracker says that no line of it changed. */
+  unchangedSums(now: Omit<ShownSums, 'mtime'>): number | undefined {
+    const { changes } = this.tracking;
+    if (this.plan === undefined || changes.kind === 'unknown' || changes.ranges.length > 0) return undefined;
+    const { directory, layout, skipsZeros, mtime } = changes.sums ?? {};
+    const same = directory === now.directory && layout === now.layout && skipsZeros === now.skipsZeros;
+    return same ? mtime : undefined;
+  }
+
   /** What is to be told of this disk: a tracker that was wrong. `lost`: what was shown by then may have been wrong, too. */
   findings(): { readonly warnings: readonly string[]; readonly lost: readonly string[] } {
     const { target, rows } = this.disk;
@@ -66,6 +75,7 @@ export class DiskTracker {
     this.#write({
       index: changes.index,
       fullScan: changes.fullScan,
+      sums: undefined,
       falseZeros: [],
       bases: [],
       distrusted: [...distrusted, this.#distrust],
@@ -79,7 +89,7 @@ export class DiskTracker {
   }
 
   /** To be called when the index has been saved for good to `indexFile`: leaves what the trackers need, if every chunk is known. */
-  async settle(indexFile: string): Promise<void> {
+  async settle(indexFile: string, sums: ShownSums): Promise<void> {
     const { changes, begun, distrusted, observed } = this.tracking;
     const { cut, rows } = this.disk;
     this.#noteMismatch();
@@ -96,6 +106,7 @@ export class DiskTracker {
     this.#write({
       index,
       fullScan: readAll || changes.kind === 'unknown' ? begun : changes.fullScan,
+      sums,
       falseZeros,
       bases: falseZeros.length > MAX_FALSE_ZEROS ? [] : bases,
       distrusted: this.#distrust === undefined ? [...before] : [...before, this.#distrust],

@@ -115,7 +115,7 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
         into.mtimeNs = node.file.mtimeNs;
         return 0;
       case 'sums':
-        this.#fileAttributes(node.view.sumsSize, node.view.disk.sumsMtime, into);
+        this.#fileAttributes(node.view.sumsSize, node.view.sumsMtime, into);
         return 0;
       case 'root':
         this.#directoryAttributes(this.views.length, this.tree.rootMtime, into);

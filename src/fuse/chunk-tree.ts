@@ -27,7 +27,10 @@ export interface TreeDisk {
   readonly stored: { readonly fd: number; readonly header: IndexHeader } | undefined;
   /** If a tracker says what did not change. */
   readonly keep?: KeepPlan | undefined;
+  /** Of the sums file, if any of its lines may be new. */
   readonly sumsMtime: number;
+  /** That of the last session's, if the tracker says that no line changed. It holds while the tracker is believed. */
+  readonly unchangedSumsMtime?: number | undefined;
   /** Of the disk's directory, and of those that hold directories. */
   readonly directoryMtime: number;
   /** One a chunk directory. Shared memory: see DirectoryTimes. */

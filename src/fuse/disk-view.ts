@@ -60,6 +60,12 @@ export class DiskView {
     return this.disk.target;
   }
 
+  /** mtime of the sums file. Waits until it is known whether the tracker is believed that says that nothing changed. */
+  get sumsMtime(): number {
+    const { sumsMtime, unchangedSumsMtime } = this.disk;
+    return unchangedSumsMtime !== undefined && this.resolver.audit.passed() ? unchangedSumsMtime : sumsMtime;
+  }
+
   hasChunk(chunk: number): boolean {
     return chunk < this.disk.geometry.chunkCount;
   }

@@ -16,6 +16,15 @@ const Schema = v.object({
   fullScan: Milliseconds,
   /** Chunks that have the hash of zeros but are none. */
   falseZeros: v.array(ChunkNumber),
+  /** The sums file that the session showed: how its lines look, and its time. */
+  sums: v.optional(
+    v.object({
+      directory: v.string(),
+      layout: v.string(),
+      skipsZeros: v.boolean(),
+      mtime: v.pipe(v.number(), v.integer(), v.minValue(0)),
+    }),
+  ),
   /** What each tracker needs to go on from that session. */
   bases: v.array(
     v.object({
@@ -33,6 +42,8 @@ const Schema = v.object({
 
 /** What is known of one disk beside its index: `<index directory>/<target>.tracking.v1.json`. */
 export type TrackingRecord = v.InferOutput<typeof Schema>;
+
+export type ShownSums = NonNullable<TrackingRecord['sums']>;
 
 export type Distrust = TrackingRecord['distrusted'][number];
 

@@ -25,6 +25,7 @@ const SETTINGS: TrackingSettings = {
   keepOverlay: false,
   keepSnapshot: false,
 };
+const SUMS = { directory: 'vda', layout: 'chunkmount', skipsZeros: false, mtime: 1000 };
 const hasher = await createHasher();
 
 /** A disk of two layers: an image and what lies below it. Nothing looks into them here. */
@@ -90,7 +91,7 @@ class Disk {
       tracking,
       { target: 'vda', cut, rows, extents, stored: undefined },
       hasher,
-    ).settle(file);
+    ).settle(file, SUMS);
   }
 
   async session(seed = 1): Promise<void> {

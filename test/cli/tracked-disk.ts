@@ -22,9 +22,9 @@ const STEP_MS = 3_000;
 const CLOCK = pathToFileURL(path.join(import.meta.dirname, 'fixtures/clock.mjs')).href;
 const hasher = await createHasher();
 
-/** One line a file: name, inode, mtime, ctime, size, blocks; then the sums. */
+/** Of the sums, and then of each chunk, a line: name, inode, mtime, ctime, size, blocks; then the sums. */
 const SCRIPT =
-  'LC_ALL=C find "$1/disk0" -type f -printf "%P %i %T@ %C@ %s %b\\n" | sort; echo; cat "$1/disk0.xxh64"';
+  'find "$1/disk0.xxh64" -printf "%i %T@ %C@ %s\\n\\n"; LC_ALL=C find "$1/disk0" -type f -printf "%P %i %T@ %C@ %s %b\\n" | sort; echo; cat "$1/disk0.xxh64"';
 
 /** What a session showed and told. */
 export interface Session {
@@ -33,6 +33,8 @@ export interface Session {
   /** All that stat says of each chunk, by its path. */
   readonly stats: ReadonlyMap<string, string>;
   readonly sums: string;
+  /** What stat says of the sums file, before anybody looked at a chunk. */
+  readonly sumsStat: string;
   readonly kept: number;
   readonly audited: number;
   readonly bytesRead: number;
@@ -45,6 +47,8 @@ export class TrackedDisk {
   #sessions = 0;
   #writes = 0;
   readonly #meanwhile = new Set<number>();
+  /** The sums of good sessions, by what stat said of them. */
+  readonly #shownSums = new Map<string, string>();
 
   constructor() {
     fs.writeFileSync(this.image, noise(SIZE, 1));
@@ -122,14 +126,20 @@ export class TrackedDisk {
       ['run', ...this.given(...options), '--', ...command],
       this.clock(step),
     );
-    const [stats = '', sums = ''] = result.stdout.split('\n\n');
+    const [sumsStat = '', stats = '', sums = ''] = result.stdout.split('\n\n');
     const told = /(\d+) bytes read of the disks; (\d+) chunks kept unread, (\d+) audited/.exec(result.stderr);
+    // Sums that changed never look as they did.
+    if (result.exitCode === 0) {
+      expect(sums).toBe(this.#shownSums.get(sumsStat) ?? sums);
+      this.#shownSums.set(sumsStat, sums);
+    }
     const [bytesRead, kept, audited] = (told ?? []).slice(1).map(Number);
     return {
       exitCode: result.exitCode,
       stderr: result.stderr,
       stats: new Map(stats.split('\n').map((line) => [line.split(' ')[0]!, line])),
       sums,
+      sumsStat,
       kept: kept ?? -1,
       audited: audited ?? -1,
       bytesRead: bytesRead ?? -1,

@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { findProcesses } from '../../src/host/process-list.js';
 import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
 import { CHUNK, CHUNKS, TrackedDisk } from './tracked-disk.js';
 
@@ -25,6 +26,8 @@ describe('an image that was not written since', () => {
     expect(second.bytesRead).toBeLessThanOrEqual(16 * CHUNK);
     const third = await disk.good(['--track=still', '--audit=100%']);
     expect(third.stats).toEqual(first.stats);
+    // Nor are its sums, by whoever goes by what stat says.
+    expect([second.sumsStat, third.sumsStat]).toEqual([first.sumsStat, first.sumsStat]);
     expect(third).toMatchObject({ kept: CHUNKS, audited: DATA_CHUNKS });
     // What is read is not what the index says, but the disk.
     const { stdout } = await disk.chunkmount.run(
@@ -32,6 +35,29 @@ describe('an image that was not written since', () => {
       disk.clock(),
     );
     expect(Buffer.from(stdout, 'base64').equals(fs.readFileSync(disk.image))).toBe(true);
+  });
+
+  it('has sums that look new when they may be', async () => {
+    const seen = new Set<string>();
+    const looksNew = async (options: readonly string[] = []) => {
+      const { exitCode, sumsStat } = await disk.session(options);
+      expect(exitCode).toBe(0);
+      expect(seen.has(sumsStat)).toBe(false);
+      seen.add(sumsStat);
+    };
+    await looksNew();
+    disk.change(3);
+    await looksNew();
+    expect(seen).toContain((await disk.good()).sumsStat);
+    await looksNew(['--track=none']);
+    await looksNew(['--zero-chunks=skip']);
+    await looksNew();
+    // Of a session that was killed nobody knows what it showed.
+    await disk.chunkmount.run(disk.given(), disk.clock());
+    const session = `${disk.chunkmount.stateDirectory}/sessions/demo`;
+    for (const { pid } of findProcesses((argv) => argv.at(-1) === session)) process.kill(pid, 'SIGKILL');
+    await disk.chunkmount.run(['cleanup', '--name=demo']);
+    await looksNew();
   });
 
   describe('the audit', () => {

@@ -28,6 +28,7 @@ import { makeVolume, type TestVolume, VOLUME_GROUP } from '../support/volumes.js
 export const BLOCK = 64 * 1024;
 const MIB = 1024 * 1024;
 const TARGET = 'vda';
+const SUMS = { directory: 'vda', layout: 'chunkmount', skipsZeros: false, mtime: 1000 };
 const hasher = await createHasher();
 
 /** Overwrites blocks of a device with what they never held. */
@@ -220,7 +221,7 @@ export class ThinSessions {
     const directoryMtimes = new Uint32Array(Math.ceil(cut.chunkCount / 256)).fill(1);
     saveIndex(file, { ...sizes, diskDirectoryMtime: 1, directoryMtimes }, rows, undefined, hasher);
     const tracked = { target: TARGET, cut, rows, extents, stored: undefined };
-    await new DiskTracker(indexDirectory, tracking, tracked, hasher).settle(file);
+    await new DiskTracker(indexDirectory, tracking, tracked, hasher).settle(file, SUMS);
     return changes;
   }
 
