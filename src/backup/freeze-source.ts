@@ -1,7 +1,7 @@
 import * as path from 'node:path';
 import { failed, usage } from '../errors.js';
 import type { ImageReference } from '../image/image-reference.js';
-import { domainXml, loadDomain } from '../libvirt/load-domain.js';
+import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
@@ -45,7 +45,8 @@ async function freezeVm(
   const domain = await loadDomain(virsh, name);
   const targets = new Set(domain.disks.map(({ target }) => target));
   const exclude = settings.exclude.filter((target) => !amongOthers || targets.has(target));
-  const xml = await domainXml(virsh, name);
+  // For the backup: the definition, without secrets such as display passwords.
+  const xml = await virsh.dumpXml(domain.uuid, { inactive: true });
   const memory = settings.memory ? path.join(path.dirname(journal.file), 'memory') : undefined;
   const { quiesce, overlayDirectory, snapshotSize, snapshot, pause, shutdown } = settings;
   const { time, consistency, disks } = await freezeDomain({

@@ -39,8 +39,3 @@ export async function loadDomain(virsh: Virsh, name: string): Promise<Domain> {
 export async function loadInactive(virsh: Virsh, uuid: string): Promise<DomainDescription> {
   return describe(virsh, await virsh.dumpXml(uuid, { inactive: true }));
 }
-
-/** The inactive definition as text, for the backup; without secrets such as display passwords. */
-export async function domainXml(virsh: Virsh, name: string): Promise<string> {
-  return virsh.dumpXml((await virsh.find(name)).uuid, { inactive: true });
-}
