@@ -6,7 +6,7 @@ import { expectError, traces } from '../cli/expectations.js';
 import { rsync, TestChunkmount } from '../support/chunkmount.js';
 import { type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { build, deviceMapper, program, requireAll } from '../support/requirements.js';
-import { listVolumes, makeVolume, removeVolumes, type TestVolume } from '../support/volumes.js';
+import { listVolumes, makeVolume, removeVolumes, type TestVolume, VOLUME_GROUP } from '../support/volumes.js';
 
 const MIB = 1024 * 1024;
 
@@ -105,7 +105,10 @@ describe('from logical volumes to a tree, and back', () => {
   });
 
   it('one that is enlarged in time is', async () => {
-    const script = `sleep 12; rsync -a "$CHUNKMOUNT_TREE/" '${copy}/'`;
+    // Without KVM, a machine takes its time to look at a snapshot.
+    const sizes = `lvs --noheadings --nosuffix --units=m --options=lv_size --select=origin=main-a ${VOLUME_GROUP}`;
+    const larger = `for second in $(seq 120); do ${sizes} | grep -q ' 8.00' || break; sleep 1; done`;
+    const script = `${larger}; rsync -a "$CHUNKMOUNT_TREE/" '${copy}/'`;
     const { exitCode, stderr } = await runWhileWriting(script, 7 * MIB, '--snapsize=8M', '--snap-autoextend');
     expect(exitCode, stderr).toBe(0);
     expect(stderr).toMatch(/was nearly full and is larger now/);
