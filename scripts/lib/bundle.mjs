@@ -17,20 +17,39 @@ function packagesOf(modules) {
   return [...new Set(directories)].filter((directory) => directory !== undefined).sort();
 }
 
-const scripts = ['cli.js', ...SCRIPTS];
-const bundle = await rolldown({
-  input: Object.fromEntries(scripts.map((script) => [script, path.join(ROOT, 'build', script)])),
-  platform: 'node',
-  external: [/^node:/, ...Object.keys({ ...dependencies, ...optionalDependencies })],
-});
-const { output } = await bundle.write({
-  dir: DIST,
-  entryFileNames: '[name]',
-  chunkFileNames: 'shared/[name].js',
-  // The module that knows where the others are stays one directory deep, as it is in the source.
-  codeSplitting: { groups: [{ name: 'program-files', test: /\/host\/program-files\.js$/ }] },
-  cleanDir: true,
-});
+/**
+ * Bundles scripts; what they share goes into a directory of its own, and what at least `minShareCount` of them (or of the
+ * verbs, each of which is loaded by itself) need into one file: fewer are loaded sooner. Returns all modules.
+ */
+async function write({ scripts, directory, minShareCount }) {
+  const bundle = await rolldown({
+    input: Object.fromEntries(scripts.map((script) => [script, path.join(ROOT, 'build', script)])),
+    platform: 'node',
+    // One of the trackers is also needed by another.
+    checks: { ineffectiveDynamicImport: false },
+    external: [/^node:/, ...Object.keys({ ...dependencies, ...optionalDependencies })],
+  });
+  const { output } = await bundle.write({
+    dir: DIST,
+    entryFileNames: '[name]',
+    chunkFileNames: `${directory}/[name].js`,
+    codeSplitting: {
+      groups: [
+        // The module that knows where the others are stays one directory deep, as it is in the source.
+        { name: 'program-files', test: /\/host\/program-files\.js$/, priority: 1 },
+        { name: 'common', minShareCount },
+      ],
+    },
+  });
+  return output.flatMap((file) => file.moduleIds ?? []);
+}
+
+fs.rmSync(DIST, { recursive: true, force: true });
+// Apart from each other: threads, of which there are several, do not load what only commands and daemons need.
+const modules = [
+  ...(await write({ scripts: ['cli.js'], directory: 'commands', minShareCount: 2 })),
+  ...(await write({ scripts: SCRIPTS, directory: 'threads', minShareCount: 3 })),
+];
 fs.chmodSync(path.join(DIST, 'cli.js'), 0o755);
-const packages = packagesOf(output.flatMap((file) => file.moduleIds ?? []));
+const packages = packagesOf(modules);
 fs.writeFileSync(path.join(DIST, 'LICENCES'), packages.map(licenceOf).join('\n'));
