@@ -62,8 +62,11 @@ async function surroundings({
   return [origin, pool];
 }
 
-/** Why the blocks of its volume do not tell what changed on the disk; undefined if they do. */
-function obstacle({ snapshot, layers }: TrackedDisk): string | undefined {
+/** Why the blocks of its volume do not tell of the disk; undefined if they do. */
+export function thinObstacle({
+  snapshot,
+  layers,
+}: Pick<TrackedDisk, 'snapshot' | 'layers'>): string | undefined {
   if (snapshot?.kind !== LVM_KIND) return 'no LVM snapshot freezes it';
   const [image, ...backing] = layers;
   if (image?.format !== 'raw' || !image.device || backing.length > 0 || image.dataFile !== undefined)
@@ -75,7 +78,7 @@ function obstacle({ snapshot, layers }: TrackedDisk): string | undefined {
 
 async function observe(disk: TrackedDisk): Promise<Observation> {
   try {
-    const reason = obstacle(disk);
+    const reason = thinObstacle(disk);
     if (reason !== undefined) return none(reason);
     const record = readLvmRecord(disk.snapshot!);
     const device = disk.layers[0]!.path;

@@ -1,0 +1,69 @@
+import * as fs from 'node:fs';
+import { failed, messageOf } from '../errors.js';
+import type { ExtentMap } from '../image/extent-map.js';
+import { zerosOutside } from '../image/known-zeros.js';
+import { deviceNumber, volumeByUuid, volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
+import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
+import { isWithin, mappedIn } from '../snapshot/lvm/pool.js';
+import { readLvmRecord } from '../snapshot/lvm/undo.js';
+import { thinObstacle } from './thin.js';
+import { thinMappings } from './thin-delta.js';
+import type { ByteRange, Comparing, TrackedDisk } from './tracker.js';
+
+/** With less of a volume unmapped, reading its mappings may take longer than reading zeros. */
+const WORTHWHILE = 0.05;
+
+type Disk = Pick<TrackedDisk, 'target' | 'layers' | 'extents' | 'snapshot'>;
+
+/** What the pool has blocks for of the snapshot that freezes the disk. Throws where it cannot be told, or is not worth it. */
+async function mappedRanges(
+  disk: Disk,
+  { journal, signal }: Omit<Comparing, 'disk'>,
+): Promise<readonly ByteRange[]> {
+  const { snapshot, layers, extents } = disk;
+  const obstacle = thinObstacle(disk);
+  if (obstacle !== undefined) throw failed(obstacle);
+  if (journal === undefined) throw failed('only in a session may it hold the metadata of the thin pool');
+  const path = layers[0]!.path;
+  const number = deviceNumber(fs.statSync(path, { bigint: true }).rdev);
+  // Nothing writes it, so what is said of it at different times is of one state.
+  const counted = await mappedIn(number);
+  if (counted.bytes > (1 - WORTHWHILE) * extents.size) throw failed('nearly all of it is mapped');
+  const volume = await volumeOfDevice(path, signal);
+  if (volume?.uuid !== readLvmRecord(snapshot!).uuid || volume?.readOnly !== true)
+    throw failed(`${path} is not its snapshot`);
+  if (volume.size !== extents.size) throw failed(`${path} has another size than LVM says`);
+  const { thinId = -1, poolUuid = '' } = volume;
+  const pool = await volumeByUuid(poolUuid, signal);
+  if (pool === undefined) throw failed('its thin pool is gone');
+  const { ranges, mapped } = await whileHoldingMetadata(pool, journal, async (device, active) => {
+    if (!(await isWithin(number, active, thinId)))
+      throw failed('a part of the volume lies outside of its thin pool');
+    return thinMappings(device, { volume: thinId, blockSize: active.blockSize }, signal);
+  });
+  // A mapping that was missed would be a hole in the backup.
+  if (mapped.bytes !== counted.bytes || mapped.end !== counted.end)
+    throw failed(
+      `thin_delta told ${mapped.bytes} bytes up to ${mapped.end}, the kernel ${counted.bytes} up to ${counted.end}`,
+    );
+  return ranges;
+}
+
+/**
+ * The extents of a disk that a thin snapshot freezes, but that what the pool has no block for is zeros. The device itself tells of no
+ * holes: all of a large disk with little on it would be read. Where anything is odd that is what they say.
+ */
+export async function withoutUnmapped(disk: Disk, given: Omit<Comparing, 'disk'>): Promise<ExtentMap> {
+  const { reporter, signal } = given;
+  try {
+    const extents = zerosOutside(disk.extents, await mappedRanges(disk, given));
+    reporter.debug(
+      `disk ${disk.target}: its thin pool has ${extents.dataBytes} bytes of it, in ${extents.count} extents`,
+    );
+    return extents;
+  } catch (error) {
+    signal?.throwIfAborted();
+    reporter.debug(`disk ${disk.target}: unmapped blocks are read, too: ${messageOf(error)}`);
+    return disk.extents;
+  }
+}
