@@ -5,10 +5,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { locateDisk } from '../../src/backup/prepare-disks.js';
 import { run } from '../../src/host/exec.js';
 import type { ExtentMap } from '../../src/image/extent-map.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
 import { Journal } from '../../src/session/journal.js';
 import { createThin, volumeByName } from '../../src/snapshot/lvm/logical-volume.js';
 import { LVM_KIND } from '../../src/snapshot/watched-kinds.js';
-import { withoutUnmapped } from '../../src/tracking/thin-mapped.js';
+import { mappedBytes, withoutUnmapped } from '../../src/tracking/thin-mapped.js';
 import { temporaryDirectory } from '../support/images.js';
 import { deviceMapper, program, requireAll } from '../support/requirements.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
@@ -111,6 +112,14 @@ describe('the blocks that a thin pool has of a frozen volume', () => {
     expect(blocksToRead(extents, device)).toEqual([5, 7, BLOCKS - 1]);
     const told = `disk vda: its thin pool has ${3 * BLOCK} bytes of it, in ${extents.count} extents`;
     expect(reporter.messages).toContain(`debug: ${told}`);
+
+    // `estimate` has the volume itself, as it is now.
+    const { layers, extents: whole } = await located(DEVICE);
+    expect(whole.dataBytes).toBe(whole.size);
+    expect(await mappedBytes(layers)).toBe(3 * BLOCK);
+    const live = { virsh: new Virsh({}), uuid: '' };
+    const now = await withoutUnmapped({ target: 'vda', layers, extents: whole, live }, { journal, reporter });
+    expect(blocksToRead(now, DEVICE)).toEqual([7, 50, BLOCKS - 1]);
     expect(await heldIn(POOL)).toBe('-');
     expect(journal!.pending().map(({ kind }) => kind)).toEqual([LVM_KIND]);
   });
