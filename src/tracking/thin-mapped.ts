@@ -3,7 +3,7 @@ import { failed, messageOf } from '../errors.js';
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import { zerosOutside } from '../image/known-zeros.js';
-import { deviceNumber, volumeByUuid, volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
+import { deviceNumber, volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
 import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
 import { activePool, isWithin, mappedIn } from '../snapshot/lvm/pool.js';
 import { readLvmRecord } from '../snapshot/lvm/undo.js';
@@ -36,14 +36,18 @@ async function mappedRanges(
   if (!live && (volume.uuid !== readLvmRecord(snapshot!).uuid || !volume.readOnly))
     throw failed(`${path} is not its snapshot`);
   if (volume.size !== extents.size) throw failed(`${path} has another size than LVM says`);
-  const { thinId = -1, poolUuid = '' } = volume;
-  const pool = await volumeByUuid(poolUuid, signal);
-  if (pool === undefined) throw failed('its thin pool is gone');
-  const { ranges, mapped } = await whileHoldingMetadata(pool, journal, async (device, active) => {
-    if (!(await isWithin(number, active, thinId)))
-      throw failed('a part of the volume lies outside of its thin pool');
-    return thinMappings(device, { volume: thinId, blockSize: active.blockSize }, signal);
-  });
+  const { thinId, group, pool: name, poolUuid: uuid } = volume;
+  if (thinId === undefined || name === undefined || uuid === undefined)
+    throw failed(`${path} is no thin volume`);
+  const { ranges, mapped } = await whileHoldingMetadata(
+    { group, name, uuid },
+    journal,
+    async (device, active) => {
+      if (!(await isWithin(number, active, thinId)))
+        throw failed('a part of the volume lies outside of its thin pool');
+      return thinMappings(device, { volume: thinId, blockSize: active.blockSize }, signal);
+    },
+  );
   // A mapping that was missed would be a hole in the backup.
   if (!live && (mapped.bytes !== counted.bytes || mapped.end !== counted.end))
     throw failed(
