@@ -11,8 +11,10 @@ import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import { imageOf } from '../snapshot/none.js';
 import { selectDisks } from '../snapshot/select.js';
+import { mappedBytes, withoutUnmapped } from '../tracking/thin-mapped.js';
 import { indexFile } from './daemon-config.js';
 import { chunkRanges, type DiskChanges } from './disk-tracking.js';
+import { withKeptJournal } from './estimate-journal.js';
 import { chosenImages } from './freeze-source.js';
 import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import type { BackupSettings } from './settings.js';
@@ -82,31 +84,37 @@ async function estimateDisk(
   { source, settings, reporter, signal }: EstimateRequest,
 ): Promise<DiskEstimate> {
   const since = Date.now();
-  const { virtualSize, layers, sources, extents } = await inspectImage(image, { reporter, signal });
+  const inspected = await inspectImage(image, { reporter, signal });
+  const { virtualSize, layers, sources } = inspected;
   const cut = geometry(virtualSize, settings.chunkSize);
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
   const kept = keptSnapshots({ name: source.name, state: settings.state }).filter((entry) =>
     targetsOf(entry).includes(target),
   );
-  const { changes } = await trackDisk({
-    disk: { target, layers, sources, extents, since, kept, keep: false, live },
-    cut,
-    indexDirectory,
-    session: '',
-    settings: settings.tracking,
-    hasher,
-    reporter,
-    signal,
-  });
+  const { extents, changes } = await withKeptJournal(
+    { name: source.name, state: settings.state },
+    { kept, live: live !== undefined, reporter },
+    async (journal) => {
+      const found = { target, layers, sources, extents: inspected.extents, since, kept, keep: false, live };
+      // Of those who need a journal, the tracker of thin volumes is the only one.
+      const disk =
+        journal === undefined
+          ? found
+          : { ...found, extents: await withoutUnmapped(found, { journal, reporter, signal }) };
+      const tracked = { cut, indexDirectory, session: '', settings: settings.tracking, hasher };
+      return { ...disk, ...(await trackDisk({ disk, ...tracked, journal, reporter, signal })) };
+    },
+  );
+  const data = Math.min(extents.dataBytes, (await mappedBytes(layers)) ?? Infinity);
   const found = StoredIndex.open(indexFile(indexDirectory, target), hasher);
   const known = found instanceof StoredIndex && found.header.chunkSize === cut.chunkSize;
   if (found instanceof StoredIndex) found.close();
   return {
     target,
     size: cut.size,
-    data: extents.dataBytes,
-    ...amounts(changes, { cut, extents, known, share: settings.tracking.audit }),
+    data,
+    ...amounts(changes, { cut, extents, data, known, share: settings.tracking.audit }),
     sums: sumsLineLength({ directory: target, layout: 'chunkmount' }) * cut.chunkCount,
     tracker: (changes.kind === 'known' ? changes : changes.amount)?.tracker ?? null,
     reason: changes.kind === 'known' || changes.amount !== undefined ? null : changes.reason,
@@ -116,6 +124,8 @@ async function estimateDisk(
 interface Facts {
   readonly cut: Geometry;
   readonly extents: ExtentMap;
+  /** Bytes that a session without a tracker reads. */
+  readonly data: number;
   /** Whether there is an index to compare with. */
   readonly known: boolean;
   /** Of the audit. */
@@ -124,13 +134,12 @@ interface Facts {
 
 function amounts(
   changes: DiskChanges,
-  { cut, extents, known, share }: Facts,
+  { cut, extents, data, known, share }: Facts,
 ): Pick<DiskEstimate, 'read' | 'send'> {
   const { size, chunkSize } = cut;
   const audit = sampleCount({ disk: cut, extents, share }) * chunkSize;
   if (changes.kind === 'unknown') {
-    if (changes.amount === undefined)
-      return { read: extents.dataBytes, send: { least: known ? 0 : size, most: size } };
+    if (changes.amount === undefined) return { read: data, send: { least: known ? 0 : size, most: size } };
     const { bytes, granularity } = changes.amount;
     // Each piece may lie in a chunk of its own.
     const most = Math.min(size, Math.ceil(bytes / granularity) * Math.max(chunkSize, granularity));

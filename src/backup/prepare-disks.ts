@@ -9,7 +9,7 @@ import { type InspectedImage, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
-import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
+import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
 import { snapshotOf } from './kept-snapshots.js';
@@ -101,8 +101,15 @@ export async function locateDisk(
   request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'>,
 ): Promise<LocatedDisk> {
   const { sessionDirectory, politeness, journal, reporter, signal } = request;
-  const inspected = await inspectImage(image, { reporter, signal });
-  const { layers, virtualSize, sources } = inspected;
+  const found = await inspectImage(image, { reporter, signal });
+  const { layers, virtualSize, sources } = found;
+  const snapshot = snapshotOf(journal, target);
+  let { extents } = found;
+  if (snapshot?.kind === LVM_KIND) {
+    const { withoutUnmapped } = await import('../tracking/thin-mapped.js');
+    extents = await withoutUnmapped({ target, layers, extents, snapshot }, { journal, reporter, signal });
+  }
+  const inspected = { ...found, extents };
   if (!sources.some((source) => source.kind === 'view')) return { ...inspected, view: undefined };
   reporter.debug(
     image.nbdExport === undefined

@@ -15,8 +15,9 @@ export interface EstimateOptions extends SourceOptions, TrackingOptions, Directo
 
 const HELP = `
 Tells, for each disk, how much the next session will read of it by itself, and how much of it the backup program will find
-changed: a range where nothing knows what changed. Give the options that the backup gets. Nothing is frozen, read or
-changed. For a VM that runs it is as of now, and changes until the backup begins.
+changed: a range where nothing knows what changed. Give the options that the backup gets. Nothing is frozen or read, and
+nothing changed; the metadata of a thin pool is held while it is compared. For a VM that runs it is as of now, and changes until
+the backup begins.
 
 Exit status: 0; 1 failed; 2 usage; 5 some VMs failed.
 

@@ -1,5 +1,6 @@
 import { failed } from '../errors.js';
 import { runLines } from '../host/exec.js';
+import type { Mapped } from '../snapshot/lvm/pool.js';
 import type { ByteRange } from './tracker.js';
 
 /** All mappings of both volumes are read, of many terabytes maybe, from a slow disk. */
@@ -15,6 +16,8 @@ const TAG = /^\s*<(\/?)([a-z_]+)((?: [a-z_]+="[^"<>&]*")*)(\/?)>\s*$/;
 const ATTRIBUTE = / ([a-z_]+)="([^"]*)"/g;
 
 const CHANGED: ReadonlySet<string> = new Set(['different', 'left_only', 'right_only']);
+/** All that a volume has, when it is compared with itself. */
+const SAME: ReadonlySet<string> = new Set(['same']);
 
 interface Tag {
   readonly kind: 'open' | 'close' | 'empty';
@@ -78,10 +81,14 @@ export class DeltaParser {
   #place: 'begin' | 'superblock' | 'diff' | 'after' | 'end' = 'begin';
   /** Where the last element ended, in blocks. */
   #block = 0;
+  #last = 0;
+  #blocks = 0;
 
+  /** `wanted`: the names of the elements that count. */
   constructor(
     private readonly request: DeltaRequest,
     most = MAX_RANGES,
+    private readonly wanted = CHANGED,
   ) {
     this.#list = new RangeList(most);
   }
@@ -104,6 +111,12 @@ export class DeltaParser {
     else throw unexpected(line);
   }
 
+  /** How much the elements hold that count, whatever became of their ranges. */
+  get mapped(): Mapped {
+    const { blockSize } = this.request;
+    return { bytes: this.#blocks * blockSize, end: this.#last * blockSize };
+  }
+
   /** What changed, in bytes; throws if there is more to come. */
   end(): ByteRange[] {
     if (this.#place !== 'end') throw failed('thin_delta gave an answer without an end');
@@ -118,8 +131,11 @@ export class DeltaParser {
     if (tag.attributes.size !== 2 || begin < this.#block || length === 0) throw unexpected(line);
     if (!Number.isSafeInteger(end * blockSize)) throw unexpected(line);
     this.#block = end;
-    if (CHANGED.has(tag.name)) this.#list.add(begin * blockSize, end * blockSize);
-    else if (tag.name !== 'same') throw unexpected(line);
+    if (tag.name !== 'same' && !CHANGED.has(tag.name)) throw unexpected(line);
+    if (!this.wanted.has(tag.name)) return;
+    this.#list.add(begin * blockSize, end * blockSize);
+    this.#blocks += length;
+    this.#last = end;
   }
 
   #number({ attributes }: Tag, name: string, line: string): number {
@@ -133,15 +149,38 @@ export class DeltaParser {
   }
 }
 
-/** What differs between two thin volumes, by the metadata snapshot that is reserved on a device. Throws where anything is odd. */
-export async function thinDelta(
+async function parse(
   device: string,
   request: DeltaRequest,
+  parser: DeltaParser,
   signal?: AbortSignal | undefined,
 ): Promise<ByteRange[]> {
   const { left, right } = request;
   const args = ['--metadata-snap', '--snap1', String(left), '--snap2', String(right), device];
-  const parser = new DeltaParser(request);
   for await (const line of runLines('thin_delta', args, { timeoutMs: TIMEOUT_MS, signal })) parser.add(line);
   return parser.end();
+}
+
+/** What differs between two thin volumes, by the metadata snapshot that is reserved on a device. Throws where anything is odd. */
+export function thinDelta(
+  device: string,
+  request: DeltaRequest,
+  signal?: AbortSignal | undefined,
+): Promise<ByteRange[]> {
+  return parse(device, request, new DeltaParser(request), signal);
+}
+
+/**
+ * What a thin volume has blocks for, by the metadata snapshot that is reserved on a device: what is the same in it and itself. The ranges
+ * may hold more than that, so that there are not too many. Throws where anything is odd.
+ */
+export async function thinMappings(
+  device: string,
+  { volume, blockSize }: { readonly volume: number; readonly blockSize: number },
+  signal?: AbortSignal | undefined,
+): Promise<{ readonly ranges: readonly ByteRange[]; readonly mapped: Mapped }> {
+  const request = { left: volume, right: volume, blockSize };
+  const parser = new DeltaParser(request, MAX_RANGES, SAME);
+  const ranges = await parse(device, request, parser, signal);
+  return { ranges, mapped: parser.mapped };
 }

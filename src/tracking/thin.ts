@@ -50,11 +50,16 @@ function thinOf({ uuid, thinId, transaction, group, name }: LogicalVolume): v.In
   return { uuid, thinId, transaction };
 }
 
-/** The volume and the thin pool of a snapshot. */
-async function surroundings({
-  originUuid,
-  poolUuid,
-}: LogicalVolume): Promise<[LogicalVolume, LogicalVolume]> {
+/** `estimate`: nothing freezes the volume, to which a VM goes on writing. */
+export function isLive({ snapshot, live }: Pick<TrackedDisk, 'snapshot' | 'live'>): boolean {
+  return snapshot === undefined && live !== undefined;
+}
+
+/** A volume and its thin pool. */
+async function surroundings(
+  originUuid: string | undefined,
+  poolUuid: string | undefined,
+): Promise<[LogicalVolume, LogicalVolume]> {
   const found = await volumesByUuid([originUuid ?? '', poolUuid ?? '']);
   const origin = found.find(({ uuid }) => uuid === originUuid);
   const pool = found.find(({ uuid }) => uuid === poolUuid);
@@ -62,34 +67,42 @@ async function surroundings({
   return [origin, pool];
 }
 
-/** Why the blocks of its volume do not tell what changed on the disk; undefined if they do. */
-function obstacle({ snapshot, layers }: TrackedDisk): string | undefined {
-  if (snapshot?.kind !== LVM_KIND) return 'no LVM snapshot freezes it';
+/** Why the blocks of its volume do not tell of the disk; undefined if they do. */
+export function thinObstacle(disk: Pick<TrackedDisk, 'snapshot' | 'layers' | 'live'>): string | undefined {
+  const { snapshot, layers } = disk;
+  if (snapshot?.kind !== LVM_KIND && !isLive(disk)) return 'no LVM snapshot freezes it';
   const [image, ...backing] = layers;
   if (image?.format !== 'raw' || !image.device || backing.length > 0 || image.dataFile !== undefined)
     return 'its image is not the volume itself, but lies in it';
-  if (!readLvmRecord(snapshot).thin) return 'it is on a thick volume';
+  if (snapshot !== undefined && !readLvmRecord(snapshot).thin) return 'it is on a thick volume';
   for (const program of PROGRAMS) requireProgram(program);
   return undefined;
 }
 
 async function observe(disk: TrackedDisk): Promise<Observation> {
   try {
-    const reason = obstacle(disk);
+    const reason = thinObstacle(disk);
     if (reason !== undefined) return none(reason);
-    const record = readLvmRecord(disk.snapshot!);
+    const live = isLive(disk);
+    const record = live ? undefined : readLvmRecord(disk.snapshot!);
     const device = disk.layers[0]!.path;
     const snapshot = await volumeOfDevice(device);
-    if (snapshot === undefined || snapshot.uuid !== record.uuid) return none(`${device} is not its snapshot`);
-    const [origin, { uuid, group, name, transaction = 0 }] = await surroundings(snapshot);
-    if (origin.uuid !== record.origin.uuid) return none('its snapshot is one of another volume');
+    if (snapshot === undefined || (record !== undefined && snapshot.uuid !== record.uuid))
+      return none(`${device} is not its ${live ? 'volume' : 'snapshot'}`);
+    const originUuid = live ? snapshot.uuid : snapshot.originUuid;
+    const [origin, { uuid, group, name, transaction = 0 }] = await surroundings(
+      originUuid,
+      snapshot.poolUuid,
+    );
+    if (record !== undefined && origin.uuid !== record.origin.uuid)
+      return none('its snapshot is one of another volume');
     const facts: ThinFacts = {
       pool: { uuid, group, name, transaction },
       origin: thinOf(origin),
       snapshot: { ...thinOf(snapshot), device },
       size: snapshot.size,
     };
-    return { kind: 'facts', facts, lasting: disk.keep };
+    return { kind: 'facts', facts, lasting: disk.keep && !live };
   } catch (error) {
     return none(messageOf(error));
   }
@@ -97,7 +110,9 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
 
 function whyUnknown(before: ThinFacts, now: ThinFacts): string | undefined {
   if (before.pool.uuid !== now.pool.uuid) return 'the volume is in another thin pool';
-  if (before.pool.transaction >= now.pool.transaction) return 'the thin pool was set back';
+  // Each snapshot counts, but there is none of a live volume.
+  const least = before.pool.transaction + (now.snapshot.uuid === now.origin.uuid ? 0 : 1);
+  if (now.pool.transaction < least) return 'the thin pool was set back';
   if (before.origin.uuid !== now.origin.uuid) return 'it is another volume';
   if (before.origin.thinId !== now.origin.thinId || before.origin.transaction !== now.origin.transaction)
     return 'the volume was set back to a snapshot (lvconvert --merge)';

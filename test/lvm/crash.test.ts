@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { endSession } from '../../src/backup/end-session.js';
+import type { Estimate } from '../../src/backup/estimate.js';
 import { listKept, listSessions } from '../../src/backup/list-sessions.js';
 import { loadDescription, loadInactive } from '../../src/libvirt/load-domain.js';
 import { silentReporter } from '../../src/report/reporter.js';
@@ -10,6 +11,7 @@ import { BEFORE, CrashSession } from '../crash/crash-session.js';
 import { type Extent, eventually } from '../support/libvirt.js';
 import { build, deviceMapper, fuseDevice, program, requireAll } from '../support/requirements.js';
 import { listVolumes, makePool, makeVolume, removeVolumes } from '../support/volumes.js';
+import { heldIn } from './thin-sessions.js';
 
 const POOL = 'crash-pool';
 const NAME = 'lvmcrash';
@@ -121,6 +123,21 @@ describe('frozen by LVM', () => {
   it('reads of the thin volume what was written since, and of the thick one everything', async () => {
     await guestWrites(0);
     await guestWrites(1);
+    // `estimate` knows it without a session. Killed while it holds the pool's metadata, which it then tells of:
+    const estimateArgs = ['estimate', ...mountArgs().slice(0, 2), '--chunk-size=64K', '--json'];
+    expect(await session.dying(2, estimateArgs)).toMatchObject({ died: true });
+    expect(await heldIn(POOL)).not.toBe('-');
+    await session.chunkmount.succeed(...cleanupArgs);
+    expect(await heldIn(POOL)).toBe('-');
+    const { estimates } = JSON.parse(await session.chunkmount.succeed(...estimateArgs)) as {
+      estimates: Estimate[];
+    };
+    expect(estimates[0]!.disks).toMatchObject([
+      { target: 'vda', data: SIZE, read: SIZE, tracker: null },
+      { target: 'vdb', data: SIZE, read: (1 + 16) * CHUNK, send: { least: 0, most: CHUNK }, tracker: 'thin' },
+    ]);
+    expect(await heldIn(POOL)).toBe('-');
+    await expectWell();
     const { exitCode, stderr } = await wholeSession();
     expect(exitCode, stderr).toBe(0);
     expect(stderr).toContain(`disk vdb: tracker thin knows what changed: ${CHUNK} bytes`);

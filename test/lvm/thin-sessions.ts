@@ -49,7 +49,9 @@ export async function discardBlocks(device: string, first: number, count = 1): P
 
 /** Block of a pool's metadata snapshot; `-` if there is none. */
 export async function heldIn(pool: string): Promise<string | undefined> {
-  return (await run('dmsetup', ['status', `${VOLUME_GROUP}-${pool}-tpool`])).stdout.split(' ')[6];
+  return (
+    await run('dmsetup', ['status', `${VOLUME_GROUP}-${pool.replaceAll('-', '--')}-tpool`])
+  ).stdout.split(' ')[6];
 }
 
 interface SessionOptions {

@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ChunkmountError } from '../../src/errors.js';
-import { DeltaParser, thinDelta } from '../../src/tracking/thin-delta.js';
+import { DeltaParser, thinDelta, thinMappings } from '../../src/tracking/thin-delta.js';
 import { temporaryDirectory } from '../support/images.js';
 
 const BLOCK = 65536;
@@ -172,6 +172,27 @@ describe('thin_delta', () => {
     install(`echo "$@" >'${file}'; cat <<'END'\n${answer}\nEND`);
     expect(await thinDelta('/dev/x_tmeta', REQUEST)).toEqual([{ start: BLOCK, end: 3 * BLOCK }]);
     expect(fs.readFileSync(file, 'utf8')).toBe('--metadata-snap --snap1 2 --snap2 3 /dev/x_tmeta\n');
+  });
+
+  it('tells what a volume has when it is compared with itself, and how much that is', async () => {
+    const same = [
+      { name: 'same', begin: 1, length: 2 },
+      { name: 'different', begin: 4, length: 1 },
+      { name: 'same', begin: 7, length: 3 },
+    ];
+    const lines = [HEAD[0]!, HEAD[1]!.replace('2', '3'), ...same.map(line), ...TAIL];
+    install(`cat <<'END'\n${lines.join('\n')}\nEND`);
+    expect(await thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK })).toEqual({
+      ranges: [
+        { start: BLOCK, end: 3 * BLOCK },
+        { start: 7 * BLOCK, end: 10 * BLOCK },
+      ],
+      // Of which the kernel knows better: see thin-mapped.ts.
+      mapped: { bytes: 5 * BLOCK, end: 10 * BLOCK },
+    });
+    install(`cat <<'END'\n${answer}\nEND`);
+    const other = thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK });
+    await expect(other).rejects.toThrow('unexpected answer');
   });
 
   it('that fails after a whole answer is not believed', async () => {

@@ -53,6 +53,9 @@ const POOL_STATUS = /^0 \d+ thin-pool \d+ \d+\/\d+ \d+\/\d+ (\d+|-) (\S+) \S+ \S
 /** … pool device, number in the pool; a volume of an external origin has one thing more. */
 const THIN_TABLE = /^0 \d+ thin (\d+):(\d+) (\d+)( \S+)?$/;
 
+/** … sectors that are mapped, the last of them. */
+const THIN_STATUS = /^0 \d+ thin (\d+) (\d+|-)$/;
+
 /** The pool with that UUID; undefined unless it is active. The device that has the pool is no volume: LVM marks it so in its UUID. */
 export async function activePool(uuid: string): Promise<ActivePool | undefined> {
   const end = `${uuid.replaceAll('-', '')}-tpool`;
@@ -94,4 +97,17 @@ export async function isWithin(volume: DeviceNumber, pool: ActivePool, thinId: n
     Number(id) === thinId &&
     external === undefined
   );
+}
+
+/** What a thin volume has blocks for, in bytes. */
+export interface Mapped {
+  readonly bytes: number;
+  /** Behind the last of them; 0 if there is none. */
+  readonly end: number;
+}
+
+/** What the kernel counts of an active thin volume; nothing is written for that, as reading the pool's metadata needs. */
+export async function mappedIn(volume: DeviceNumber): Promise<Mapped> {
+  const [sectors, last] = match(await dmsetup(volume, 'status', ['--noflush']), THIN_STATUS);
+  return { bytes: Number(sectors) * SECTOR, end: last === '-' ? 0 : (Number(last) + 1) * SECTOR };
 }
