@@ -45,7 +45,7 @@ const PROGRAMS: readonly Program[] = [
   { program: 'lvs', need: 'snapshots of LVM volumes', packageName: 'lvm2' },
   {
     program: 'thin_delta',
-    need: 'knowing what changed on thin LVM volumes (--keep-snapshot)',
+    need: 'knowing what is used of thin LVM volumes, and what changed (--keep-snapshot)',
     packageName: 'thin-provisioning-tools',
     optional: true,
   },

@@ -61,9 +61,11 @@ export async function watchSnapshots(request: WatchRequest): Promise<void> {
   const intervalMs = request.intervalMs ?? (often ? OFTEN_MS : INTERVAL_MS);
   while (watched.length > 0 && !signal.aborted) {
     for (const entry of watched) {
-      await WATCHERS[entry.kind]!(entry, request, once).catch((error: unknown) =>
-        once.do('error', () => reporter.warn(`the snapshots could not be looked after: ${messageOf(error)}`)),
-      );
+      await WATCHERS[entry.kind]!(entry, request, once).catch((error: unknown) => {
+        // At the end of a session what it asked is stopped.
+        if (signal.aborted) return;
+        once.do('error', () => reporter.warn(`the snapshots could not be looked after: ${messageOf(error)}`));
+      });
     }
     await sleep(intervalMs, undefined, { signal }).catch(() => undefined);
   }
