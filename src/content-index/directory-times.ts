@@ -47,12 +47,14 @@ export class DirectoryTimes {
   }
 
   #hasChanged(directory: number): boolean {
-    const { rows, disk } = this.request;
+    const { rows, disk, times } = this.request;
     const first = directory * CHUNKS_PER_DIRECTORY;
     const end = Math.min(first + CHUNKS_PER_DIRECTORY, disk.chunkCount);
     for (let chunk = first; chunk < end; chunk++) {
       const state = Atomics.load(rows.states, chunk);
-      if (state >= READY && this.#wasZero(chunk) !== (state === ZERO)) return true;
+      // No row that was kept has a later time: see changedMtime.
+      if (state < READY || rows.mtimes[chunk]! <= times.newest) continue;
+      if (this.#wasZero(chunk) !== (state === ZERO)) return true;
     }
     return false;
   }

@@ -19,6 +19,7 @@ import {
   UNKNOWN,
   UNREADABLE,
   UNREADABLE_COUNT,
+  UNTRACKED,
   waitForChange,
   ZERO,
 } from './rows.js';
@@ -76,7 +77,7 @@ export class Resolver {
       const state = Atomics.load(states, chunk);
       if (state >= READY) return state;
       if (state === CLAIMED) waitForChange(control, generation);
-      else if (state === UNCHANGED) this.#keep(chunk);
+      else if (state === UNCHANGED) this.#keep(chunk, chunk + 1);
       else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1);
     }
   }
@@ -87,9 +88,9 @@ export class Resolver {
    */
   resolveRange(first: number, end: number): void {
     const perRun = Math.max(1, Math.floor(PIECE_LENGTH / this.disk.chunkSize));
+    if (Atomics.load(this.rows.control, TRUST) !== UNTRACKED) this.#keep(first, end);
     let start = -1;
     for (let chunk = first; chunk < end; chunk++) {
-      if (this.rows.states[chunk] === UNCHANGED) this.#keep(chunk);
       const claimed = this.#claim(chunk);
       if (claimed && start < 0) start = chunk;
       if (start < 0) continue;
@@ -115,30 +116,43 @@ export class Resolver {
     return bytes;
   }
 
-  /** Makes the row that the chunk had final if its tracker is believed; else the chunk is one like all others. */
-  #keep(chunk: number): void {
+  /**
+   * Makes the rows that chunks had final if their tracker is believed and says that they did not change; else they are chunks like
+   * all others. There are many of them, so what can be done once for all is.
+   */
+  #keep(first: number, end: number): void {
     const { rows, disk } = this;
-    const trusted = this.audit.passed();
-    if (Atomics.compareExchange(rows.states, chunk, UNCHANGED, trusted ? CLAIMED : UNKNOWN) !== UNCHANGED)
+    if (!this.audit.passed()) {
+      for (let chunk = first; chunk < end; chunk++)
+        Atomics.compareExchange(rows.states, chunk, UNCHANGED, UNKNOWN);
       return;
-    if (!trusted) return;
-    ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
-    const length = chunkLength(disk, chunk);
-    const high = rows.hashes[chunk * 2]!;
-    const low = rows.hashes[chunk * 2 + 1]!;
-    const zeroHash = this.#isZeroHash(length, high, low);
-    if (rows.mtimes[chunk] === 0) {
-      // This block of the index is damaged.
-      this.#resolveRun(chunk, chunk + 1);
-    } else if (!zeroHash && this.zeroMap.isZero(chunk * disk.chunkSize, length)) {
-      // It held data, and its image says that there is none any more.
-      this.audit.fail(chunk);
-      this.#resolveRun(chunk, chunk + 1);
-    } else {
-      Atomics.add(rows.control, KEPT, 1);
-      this.#finish(chunk, zeroHash && !this.#falseZeros.has(chunk) ? ZERO : DATA);
-      announceChange(rows.control);
     }
+    let kept = 0;
+    for (let chunk = first; chunk < end; chunk++) {
+      if (rows.states[chunk] !== UNCHANGED) continue;
+      ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
+      const length = chunkLength(disk, chunk);
+      const zeroHash = this.#isZeroHash(length, rows.hashes[chunk * 2]!, rows.hashes[chunk * 2 + 1]!);
+      const damaged = rows.mtimes[chunk] === 0;
+      if (damaged || (!zeroHash && this.zeroMap.isZero(chunk * disk.chunkSize, length))) {
+        // This block of the index is damaged; or the chunk held data, and its image says that there is none any more.
+        this.#doubt(chunk, damaged);
+        continue;
+      }
+      const state = zeroHash && !this.#falseZeros.has(chunk) ? ZERO : DATA;
+      if (Atomics.compareExchange(rows.states, chunk, UNCHANGED, state) === UNCHANGED) kept++;
+    }
+    if (kept === 0) return;
+    Atomics.add(rows.control, KEPT, kept);
+    Atomics.add(rows.control, RESOLVED, kept);
+    announceChange(rows.control);
+  }
+
+  /** Reads a chunk that is said to be unchanged, and cannot be. Without its row nobody can say that the tracker is wrong. */
+  #doubt(chunk: number, rowDamaged: boolean): void {
+    if (Atomics.compareExchange(this.rows.states, chunk, UNCHANGED, CLAIMED) !== UNCHANGED) return;
+    if (!rowDamaged) this.audit.fail(chunk);
+    this.#resolveRun(chunk, chunk + 1);
   }
 
   /** Whether the chunk's content is what its row says; undefined if that cannot be told. */
