@@ -8,8 +8,8 @@ import type { DaemonMessage } from './daemon-process.js';
 import { mountDevice, openDevice, raiseReadAhead } from './kernel/mount.js';
 import type { TransportKind } from './transport.js';
 
-/** A daemon that has to open large indexes on a busy disk may take a while; normally it takes 0.2 s. */
-const READY_TIMEOUT_MS = 60_000;
+/** Normally it takes 0.4 s. One that has to open large indexes on a busy disk, or on a host without a free processor, may take a while. */
+const READY_TIMEOUT_MS = 180_000;
 
 export interface StartDaemonRequest {
   /** A program of ours that calls `runDaemon`, and its arguments. */
