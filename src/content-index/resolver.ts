@@ -118,7 +118,7 @@ export class Resolver {
 
   /**
    * Makes the rows that chunks had final if their tracker is believed and says that they did not change; else they are chunks like
-   * all others. There are many of them, so what can be done once for all is.
+   * all others. There are many of them, so they are counted and announced together.
    */
   #keep(first: number, end: number): void {
     const { rows, disk } = this;
@@ -137,7 +137,10 @@ export class Resolver {
       if (damaged || (!zeroHash && this.zeroMap.isZero(chunk * disk.chunkSize, length))) {
         // This block of the index is damaged; or the chunk held data, and its image says that there is none any more.
         this.#doubt(chunk, damaged);
-        continue;
+        if (damaged) continue;
+        // The tracker is not believed any more.
+        this.#keep(chunk + 1, end);
+        break;
       }
       const state = zeroHash && !this.#falseZeros.has(chunk) ? ZERO : DATA;
       if (Atomics.compareExchange(rows.states, chunk, UNCHANGED, state) === UNCHANGED) kept++;

@@ -140,12 +140,20 @@ describe('rows that a tracker calls unchanged', () => {
     expect(resolver.bytesToRead(0, COUNT)).toBe(COUNT * CHUNK);
   });
 
-  it('are no longer believed when the image says that one of them is empty now', () => {
+  it.each([
+    [
+      'one by one',
+      (resolver: Resolver) => {
+        for (let chunk = 0; chunk < COUNT; chunk++) resolver.resolve(chunk);
+      },
+    ],
+    ['all at once', (resolver: Resolver) => resolver.resolveRange(0, COUNT)],
+  ])('are no longer believed when the image says that one of them is empty now: %s', (_, resolveAll) => {
     const stored = indexed(content());
     const bytes = content().fill(0, 6 * CHUNK, 7 * CHUNK);
     const zeroMap: ZeroMap = { isZero: (position) => position === 6 * CHUNK };
     const { rows, reader, resolver } = tracked(bytes, stored, { samples: [1], zeroMap });
-    for (let chunk = 0; chunk < COUNT; chunk++) resolver.resolve(chunk);
+    resolveAll(resolver);
     expect([MISMATCH, MISMATCH_LATE, KEPT].map((slot) => rows.control[slot])).toEqual([6 + 1, 1, 6]);
     expect([rows.states[6], rowOf(rows, 6)[2]]).toEqual([ZERO, 1000]);
     expect(reader.read_.size).toBe(1 + COUNT - 7);
