@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs/promises';
+import { pageBuffer } from '../host/page-buffer.js';
 import type { Reporter } from '../report/reporter.js';
 
 const PIECE_BYTES = 1024 * 1024;
@@ -21,7 +22,7 @@ async function eachPiece(
   const handle = await fs.open(file, 'r');
   const task = work.reporter.progress(work.label, (await handle.stat()).size);
   try {
-    const buffer = Buffer.allocUnsafe(PIECE_BYTES);
+    const buffer = pageBuffer(PIECE_BYTES);
     let offset = 0;
     for (;;) {
       work.signal?.throwIfAborted();

@@ -1,5 +1,6 @@
 import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { chunkLength, type Geometry } from '../chunks/geometry.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { Audit, type KeepPlan } from './audit.js';
 import { ensureBlock, type StoredIndex } from './index-file.js';
 import {
@@ -48,7 +49,7 @@ const PIECE_LENGTH = 128 * 1024;
  */
 export class Resolver {
   readonly #zeros = new Uint8Array(PIECE_LENGTH);
-  readonly #buffer = new Uint8Array(PIECE_LENGTH);
+  readonly #buffer: Uint8Array = pageBuffer(PIECE_LENGTH);
   readonly #hash = new Uint32Array(2);
   readonly #zeroHashes = new Map<number, readonly [number, number]>();
   readonly #falseZeros: ReadonlySet<number>;

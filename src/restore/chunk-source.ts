@@ -5,6 +5,7 @@ import { chunkName, chunkPath, directoryNames, type Layout, layoutOf } from '../
 import type { ManifestDisk } from '../chunks/manifest.js';
 import { formatHash } from '../chunks/paths.js';
 import { systemCode } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { DamageError, type DamageKind } from './damage.js';
 import { readFully } from './full-io.js';
 import type { Sums } from './sums.js';
@@ -40,7 +41,7 @@ export class ChunkSource {
   #openNumber = NONE;
   #openFd = NONE;
   readonly #found = new Uint32Array(2);
-  readonly #piece = new Uint8Array(PIECE_LENGTH);
+  readonly #piece = pageBuffer(PIECE_LENGTH);
   readonly #zeros: Buffer;
   readonly #layout: Layout;
   readonly #zeroHashes: readonly [Uint32Array, Uint32Array];

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import { LRUCache } from 'lru-cache';
 import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
 import { readFully } from './full-io.js';
 
@@ -42,7 +43,7 @@ export class ImageReader {
   static async forThread(images: readonly SharedImage[]): Promise<ImageReader[]> {
     const sources = await Promise.all(images.map(({ source }) => ChunkSource.create(source)));
     const resources = new ThreadResources(
-      Buffer.allocUnsafeSlow(Math.max(...sources.map((source) => source.disk.chunkSize))),
+      pageBuffer(Math.max(...sources.map((source) => source.disk.chunkSize))),
     );
     return sources.map(
       (source, position) =>

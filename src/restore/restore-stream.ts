@@ -1,4 +1,5 @@
 import { ChunkmountError, failed, systemCode } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import type { ChunkSource } from './chunk-source.js';
 import { type ChunkDamage, DamageError } from './damage.js';
 import { openSource } from './open-source.js';
@@ -54,7 +55,7 @@ async function copy(
 ): Promise<StreamResult> {
   const damage: ChunkDamage[] = [];
   let damageCount = 0;
-  const buffer = Buffer.allocUnsafeSlow(source.disk.chunkSize);
+  const buffer = pageBuffer(source.disk.chunkSize);
   for (let index = 0; index < source.disk.chunkCount; index++) {
     if (signal.aborted)
       throw interrupted(source.disk.target, 'what has been written is the beginning of the disk');

@@ -1,6 +1,8 @@
 /** Worker thread: copies chunks of a tree to their places in a file or block device. */
+
 import { workerData } from 'node:worker_threads';
 import { systemCode } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
 import { readFully } from './full-io.js';
 import { TargetWriter, type WritableTarget } from './target-writer.js';
@@ -24,7 +26,7 @@ const source = await ChunkSource.create(task.source);
 const queue = new WorkQueue(task.queue);
 const { disk } = source;
 const writer = new TargetWriter(task.target, disk.chunkSize);
-const present = Buffer.allocUnsafeSlow(disk.chunkSize);
+const present = pageBuffer(disk.chunkSize);
 
 /** Whether chunk `index` is in the target already. A target that cannot be read is one that has to be written. */
 function isPresent(index: number, length: number, test: (data: Uint8Array) => boolean): boolean {

@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import type { ManifestDisk } from '../chunks/manifest.js';
 import { type SumsShape, skippedSumsLine, sumsLine, sumsLineLength } from '../chunks/sums-line.js';
 import { ChunkmountError, failed } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { readFully } from './full-io.js';
 import { type Tree, unreadable } from './tree.js';
 import { openFile } from './tree-files.js';
@@ -162,7 +163,7 @@ function readOpened(
   const { hashes, lost, skipped } = allocate(disk);
   let lostCount = disk.chunkCount - readable;
   lost.fill(1, readable);
-  const piece = Buffer.allocUnsafe(Math.floor(PIECE_BYTES / length) * length);
+  const piece = pageBuffer(Math.floor(PIECE_BYTES / length) * length);
   for (let first = 0; first < readable; first += piece.byteLength / length) {
     const wanted = Math.min(piece.byteLength, (readable - first) * length);
     const got = readFully(fd!, piece, wanted, first * length);

@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import { failed, messageOf, systemCode } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { writeFullyAt } from './full-io.js';
 
 /** What O_DIRECT asks of addresses, positions and lengths: the logical block size, which is 512 or 4096. See open(2). */
@@ -7,12 +8,6 @@ const DIRECT_ALIGNMENT = 4096;
 
 /** So much in one write keeps a disk busy while the thread reads and hashes the next chunks. */
 const BATCH_BYTES = 4 * 1024 * 1024;
-
-/** Of WebAssembly, whose types TypeScript has only among those of browsers. */
-const WASM_PAGE_BYTES = 64 * 1024;
-declare const WebAssembly: {
-  readonly Memory: new (size: { readonly initial: number }) => { readonly buffer: ArrayBuffer };
-};
 
 /** A file or block device that threads write to. Descriptors are those of the whole process. */
 export interface WritableTarget {
@@ -36,12 +31,6 @@ export function openDirect(fd: number): number | undefined {
   }
 }
 
-/** The memory of WebAssembly begins at a page border; that of Buffers does not. */
-function alignedBuffer(length: number): Buffer {
-  const { buffer } = new WebAssembly.Memory({ initial: Math.ceil(length / WASM_PAGE_BYTES) });
-  return Buffer.from(buffer);
-}
-
 /** Writes chunks to their places for one thread; neighbours together. Nothing is certain to be written before `flush`. */
 export class TargetWriter {
   readonly #batch: Buffer;
@@ -54,7 +43,7 @@ export class TargetWriter {
     private readonly target: WritableTarget,
     private readonly chunkSize: number,
   ) {
-    this.#batch = alignedBuffer(Math.max(BATCH_BYTES, chunkSize));
+    this.#batch = pageBuffer(Math.max(BATCH_BYTES, chunkSize));
     this.#directFd = target.directFd;
   }
 

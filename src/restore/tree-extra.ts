@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { promisify } from 'node:util';
 import type { ManifestExtra } from '../chunks/manifest.js';
 import { ChunkmountError } from '../errors.js';
+import { pageBuffer } from '../host/page-buffer.js';
 import { writeFullyAt } from './full-io.js';
 import { type Tree, unreadable } from './tree.js';
 import { openFile } from './tree-files.js';
@@ -57,7 +58,7 @@ export async function copyExtra(
 ): Promise<void> {
   const fd = openExtra(tree, extra);
   try {
-    const piece = Buffer.allocUnsafe(PIECE_BYTES);
+    const piece = pageBuffer(PIECE_BYTES);
     let done = 0;
     while (done < extra.size) {
       signal?.throwIfAborted();

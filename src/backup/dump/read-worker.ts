@@ -1,8 +1,10 @@
 /** Worker thread: reads a disk from its beginning to its end, into a file or pipe, and sums it. */
+
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';
 import { failed } from '../../errors.js';
+import { pageBuffer } from '../../host/page-buffer.js';
 import { ExtentMap, ZERO_SOURCE } from '../../image/extent-map.js';
 import { ExtentReader } from '../../image/extent-reader.js';
 import { onOutput, writeTo } from './output.js';
@@ -20,7 +22,7 @@ const reader = new ExtentReader(disk, map, sources);
 const counters = new BigInt64Array(control);
 const hash = createHash('sha256');
 const zeros = Buffer.alloc(PIECE);
-const piece = Buffer.allocUnsafeSlow(PIECE);
+const piece = pageBuffer(PIECE);
 
 /** Writes what is not zero; the file has been made of zeros. */
 function writeSparse(output: { fd: number; path: string }, data: Uint8Array, position: number): void {

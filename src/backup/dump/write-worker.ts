@@ -1,7 +1,9 @@
 /** Worker thread: writes what a compressor says into a file, and sums it. */
+
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';
+import { pageBuffer } from '../../host/page-buffer.js';
 import { onOutput, writeTo } from './output.js';
 import type { ThreadResult, WriteTask } from './task.js';
 import { report } from './thread-end.js';
@@ -13,7 +15,7 @@ const { from, into } = workerData as WriteTask;
 
 function copy(): ThreadResult {
   const hash = createHash('sha256');
-  const piece = Buffer.allocUnsafeSlow(PIECE);
+  const piece = pageBuffer(PIECE);
   let size = 0;
   for (;;) {
     const count = fs.readSync(from, piece, 0, PIECE, null);

@@ -1,9 +1,10 @@
 import * as fs from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { systemCode } from '../../errors.js';
+import { pageBuffer } from '../../host/page-buffer.js';
 import { handle, REPLY_BUFFER_LENGTH, type ServedFilesystem } from '../handlers.js';
 import { type FilesystemSource, loadFilesystem } from '../transport.js';
-import { Opcode } from '../wire/protocol.js';
+import { Opcode, OUT_HEADER_LENGTH } from '../wire/protocol.js';
 import { Reply } from '../wire/reply.js';
 import { Request } from '../wire/request.js';
 
@@ -52,7 +53,7 @@ function send(fd: number, reply: Reply, length: number): void {
 /** Answers requests until the mount is gone. */
 function serve(fd: number, served: ServedFilesystem): void {
   const request = new Request(Buffer.allocUnsafeSlow(REQUEST_BUFFER_LENGTH));
-  const reply = new Reply(Buffer.allocUnsafeSlow(REPLY_BUFFER_LENGTH));
+  const reply = new Reply(pageBuffer(REPLY_BUFFER_LENGTH, OUT_HEADER_LENGTH));
   for (;;) {
     const received = receive(fd, request.bytes);
     if (received < 0) return;
