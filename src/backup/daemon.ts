@@ -1,8 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { Worker } from 'node:worker_threads';
 import { createHasher } from '../chunks/chunk-hash.js';
-import { sharedRate } from '../content-index/rate-limit.js';
 import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
@@ -10,13 +8,10 @@ import { serveKernel } from '../fuse/kernel/server.js';
 import { type Server, sumCounters } from '../fuse/transport.js';
 import { scriptUrl } from '../host/program-files.js';
 import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
-import type { ScanWork } from './scan-worker.js';
+import { Scanners } from './scanners.js';
 import { ServedTree } from './served-tree.js';
 import { SnapshotWatch } from './snapshot-watch.js';
 import { type DaemonStatus, writeStatus } from './status.js';
-
-/** Two keep two cores busy. */
-const SCANNERS = 2;
 
 const STATUS_INTERVAL_MS = 1_000;
 /** A session that dies loses at most this much of what it found out. */
@@ -27,7 +22,7 @@ class Daemon implements DaemonWork {
   #served: ServedTree | undefined;
   #server: Server | undefined;
   #config: DaemonConfig | undefined;
-  #scanners: Promise<void> = Promise.resolve();
+  #scanners: Scanners | undefined;
   readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
   #scanSeconds: number | undefined;
@@ -42,6 +37,7 @@ class Daemon implements DaemonWork {
     this.#config = config;
     this.#served = new ServedTree(config, await createHasher());
     this.#server = await startServer(config, this.#served);
+    this.#scanners = new Scanners(this.#served.tree, config.bandwidth);
     return this.#server;
   }
 
@@ -49,8 +45,8 @@ class Daemon implements DaemonWork {
     const served = this.#served!;
     this.#writeStatus(served, 'serving');
     const started = performance.now();
-    this.#scanners = startScanners(served, this.#config?.bandwidth);
-    void this.#scanners.then(() => {
+    this.#scanners?.begin();
+    void this.#scanners?.ended.then(() => {
       const { chunks, resolved, unreadable } = served.scanState();
       // One that was stopped has no end.
       if (resolved + unreadable === chunks) this.#scanSeconds = (performance.now() - started) / 1000;
@@ -75,7 +71,7 @@ class Daemon implements DaemonWork {
     if (!seen) this.#removeMountpoint();
     for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
     // While somebody may see the tree, its last chunks may still be on their way; what is saved is right at any moment.
-    if (!seen) await this.#scanners;
+    if (!seen) await this.#scanners?.ended;
     try {
       if (seen) served.save();
       else await served.settle();
@@ -133,29 +129,6 @@ class Daemon implements DaemonWork {
       console.error(`the status could not be written: ${messageOf(problem)}`);
     }
   }
-}
-
-/** As that of the threads which answer the kernel: they make little garbage, and memory is counted. */
-const YOUNG_GENERATION_MB = 2;
-
-async function startScanners({ tree }: ServedTree, bandwidth: number | undefined): Promise<void> {
-  const work: ScanWork = { tree, rate: bandwidth === undefined ? undefined : sharedRate(bandwidth) };
-  const url = scriptUrl('backup/scan-worker.js');
-  const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
-  const scanners = Array.from(
-    { length: SCANNERS },
-    () => new Worker(url, { workerData: work, resourceLimits }),
-  );
-  const ends = scanners.map(
-    (worker) =>
-      new Promise<void>((resolve) => {
-        // A scanner that fails leaves its chunks to whoever asks for them.
-        worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
-        worker.on('message', () => resolve());
-        worker.on('exit', () => resolve());
-      }),
-  );
-  await Promise.all(ends);
 }
 
 async function startServer(config: DaemonConfig, { tree }: ServedTree): Promise<Server> {
