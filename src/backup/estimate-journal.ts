@@ -25,10 +25,12 @@ export async function withKeptJournal<T>(
   work: (journal: Journal | undefined) => Promise<T>,
 ): Promise<T> {
   if (!live || !kept.some(({ kind }) => kind === LVM_KIND)) return work(undefined);
-  const lock = await Lock.acquire(state.locks, name, { command: 'estimate' }).catch((error: unknown) => {
-    reporter.debug(messageOf(error));
-    return undefined;
-  });
+  const lock = await Lock.acquire(state.locks, name, { command: 'estimate', brief: true }).catch(
+    (error: unknown) => {
+      reporter.debug(messageOf(error));
+      return undefined;
+    },
+  );
   if (lock === undefined) return work(undefined);
   try {
     const file = state.keptJournal(name);

@@ -12,6 +12,8 @@ const Schema = v.object({
   since: v.string(),
   /** True: the lock outlives its owner until `unlock` (`--keep-lock`). */
   kept: v.boolean(),
+  /** Its owner has it for moments, and changes nothing: worth waiting for. */
+  brief: v.optional(v.boolean()),
 });
 
 /** Who holds a VM, as written into the lock file for people and for `list`. */
@@ -19,6 +21,9 @@ export type LockRecord = Readonly<v.InferOutput<typeof Schema>>;
 
 /** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
 const FLOCK_CONFLICT_EXIT_CODE = 75;
+
+/** For a lock that is held briefly: an order of magnitude longer than it takes to compare two snapshots of a thin volume. */
+const BRIEF_SECONDS = 120;
 
 function locked(name: string, why: string, hint: string): ChunkmountError {
   return new ChunkmountError('locked', `${name} is locked: ${why}`, { hint, details: { name } });
@@ -31,6 +36,26 @@ function parseRecord(text: string | undefined): LockRecord | undefined {
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Whether flock(2) on `fd` could be had, waiting up to `seconds`. Its locks belong to the open file, which flock(1) shares with us as its
+ * descriptor 3.
+ */
+async function flock(fd: number, seconds: number): Promise<boolean> {
+  const { exitCode } = await run(
+    'flock',
+    [
+      '--exclusive',
+      '--timeout',
+      String(seconds),
+      '--conflict-exit-code',
+      String(FLOCK_CONFLICT_EXIT_CODE),
+      '3',
+    ],
+    { descriptors: [fd], accept: [FLOCK_CONFLICT_EXIT_CODE] },
+  );
+  return exitCode === 0;
 }
 
 /** The lock is the kernel's, and the record is for people: a full disk must not keep a cleanup from making room. */
@@ -70,23 +95,20 @@ export class Lock {
 
   /**
    * Takes the lock or throws an error of kind `locked`. With `evenIfKept` a lock kept by `--keep-lock` does not
-   * stand in the way (for cleanup and unlock).
+   * stand in the way (for cleanup and unlock). Who takes it `brief`ly lets others wait instead of failing.
    */
   static async acquire(
     directory: string,
     name: string,
-    options: { command: string; evenIfKept?: boolean },
+    options: { command: string; evenIfKept?: boolean; brief?: boolean },
   ): Promise<Lock> {
     const recordFile = path.join(directory, `${name}.json`);
     const fd = openLockFile(directory, name);
     try {
-      // flock(2) locks belong to the open file, which flock(1) shares with us as its descriptor 3.
-      const { exitCode } = await run('flock', ['-x', '-n', '-E', String(FLOCK_CONFLICT_EXIT_CODE), '3'], {
-        descriptors: [fd],
-        accept: [FLOCK_CONFLICT_EXIT_CODE],
-      });
-      const record = parseRecord(readIfExists(recordFile));
-      if (exitCode !== 0) {
+      const readRecord = () => parseRecord(readIfExists(recordFile));
+      const got = (await flock(fd, 0)) || (readRecord()?.brief === true && (await flock(fd, BRIEF_SECONDS)));
+      const record = readRecord();
+      if (!got) {
         const who =
           record === undefined
             ? 'another command'
@@ -112,6 +134,7 @@ export class Lock {
         command: options.command,
         since: new Date().toISOString(),
         kept: record?.kept ?? false,
+        ...(options.brief === true ? { brief: true } : {}),
       };
       writeRecord(recordFile, own);
       return new Lock(fd, recordFile);

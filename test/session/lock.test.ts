@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ChunkmountError, exitCodeOf } from '../../src/errors.js';
 import { ownIdentity } from '../../src/host/process-identity.js';
@@ -114,6 +115,20 @@ describe('between processes', () => {
     expect(error.hint).toBe('wait until it has ended');
     await end(other, () => other.stdin!.end());
     (await acquire()).release();
+  });
+
+  it('a lock that is held briefly is waited for', async () => {
+    const other = await holder('brief');
+    let had = false;
+    const waiting = acquire().then((lock) => {
+      had = true;
+      return lock;
+    });
+    await setTimeout(500);
+    expect(had).toBe(false);
+    await end(other, () => other.stdin!.end());
+    (await waiting).release();
+    expect(listLocks(locks).size).toBe(0);
   });
 
   it.each(['SIGKILL', 'SIGTERM'] as const)('a lock falls when its owner ends by %s', async (signal) => {
