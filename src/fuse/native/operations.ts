@@ -10,6 +10,7 @@ import { countRead } from '../handlers.js';
 import { FILE_TYPES } from '../wire/protocol.js';
 import type { InodeNumbers } from './inode-numbers.js';
 import { PathLookup } from './path-lookup.js';
+import { Wakefulness } from './wakefulness.js';
 
 /** Numbers of statfs have 32 bits here, so larger disks are counted in larger blocks. */
 const MAX_BLOCKS = 2 ** 32 - 1;
@@ -51,6 +52,7 @@ export function toStatfs({ blockSize, blocks, files }: FilesystemStatistics): St
  */
 export class NativeOperations {
   readonly #paths: PathLookup;
+  readonly #wakefulness = new Wakefulness();
   readonly #attributes: Attributes = { ...NO_ATTRIBUTES };
 
   constructor(
@@ -127,6 +129,7 @@ export class NativeOperations {
   }
 
   #count(result: number): number {
+    this.#wakefulness.prolong();
     this.counters[0]!++;
     if (result === EIO) this.counters[4]!++;
     return result;
