@@ -8,6 +8,7 @@ import type { StateDirectory } from '../session/state-directory.js';
 import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
+import { SERVE } from './stop-serving.js';
 
 /**
  * mounted: all is well; working: a command begins, dumps or ends it right now; dead: the daemon or its mount is gone; failed:
@@ -85,7 +86,7 @@ async function summarize(
   const since = record?.begun ?? null;
   return {
     name,
-    state: await stateOf(directory, record, status, busy),
+    state: await stateOf({ directory, record, status, entries, busy }),
     mountpoint: record?.mountpoint ?? null,
     since,
     age: since === null ? null : Math.max(0, Math.round((Date.now() - Date.parse(since)) / 1000)),
@@ -97,19 +98,24 @@ async function summarize(
   };
 }
 
-async function stateOf(
-  directory: string,
-  record: SessionRecord | undefined,
-  status: DaemonStatus | undefined,
-  busy: boolean,
-): Promise<SessionState> {
+/** What there is of a session. */
+interface Found {
+  readonly directory: string;
+  readonly record: SessionRecord | undefined;
+  readonly status: DaemonStatus | undefined;
+  /** What is still to be undone. */
+  readonly entries: readonly JournalEntry[];
+  /** A command works on it. */
+  readonly busy: boolean;
+}
+
+async function stateOf({ directory, record, status, entries, busy }: Found): Promise<SessionState> {
   if (!fs.existsSync(directory)) return 'locked';
   if (record === undefined) return busy ? 'working' : 'incomplete';
-  if (
-    mountAt(record.mountpoint)?.source.endsWith(`:${record.id}`) !== true ||
-    !(await answers(record.mountpoint))
-  ) {
-    return 'dead';
+  const { mountpoint, id } = record;
+  if (mountAt(mountpoint)?.source.endsWith(`:${id}`) !== true || !(await answers(mountpoint))) {
+    if (busy) return 'working';
+    return entries.some(({ kind }) => kind === SERVE) ? 'dead' : 'incomplete';
   }
   const bad =
     status !== undefined &&

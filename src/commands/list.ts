@@ -16,8 +16,8 @@ const HELP = `
 A line each, with how many of its chunks were looked at and have changed, how much was read from the tree, how much its
 overlays have grown by, and what is left where they lie. On a terminal that is too narrow, a block of lines each.
 
-States: mounted; working (a command begins it, or dumps); failed (chunks could not be read, or a snapshot is lost: the
-backup is not whole); dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by
+States: mounted; working (a command begins or ends it, or dumps); failed (chunks could not be read, or a snapshot is lost:
+the backup is not whole); dead (the daemon is gone); incomplete (beginning or cleaning up was cut off); locked (by
 --keep-lock). The last is ended with chunkmount unlock; failed, dead and incomplete, as mounted, with chunkmount cleanup.
 
 Exit status: 0.

@@ -216,7 +216,7 @@ describe('with VMs, bad input', () => {
       await chunkmount.succeed('--vm=mail01', uri());
       const told = expectError(await chunkmount.run(['cleanup', '--vm=mail01'], env()), 1);
       expect(told.message).toMatch(/virsh is not installed/);
-      expect(await chunkmount.succeed('list')).toMatch(/mail01 +dead/);
+      expect(await chunkmount.succeed('list')).toMatch(/mail01 +incomplete/);
       await chunkmount.succeed('cleanup', '--vm=mail01');
     });
   });

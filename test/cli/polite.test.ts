@@ -31,6 +31,9 @@ describe('the daemon', () => {
   });
   afterEach(() => chunkmount.close());
 
+  /** Keeps the scanners from ending while somebody looks at them. */
+  const slowly = '--bwlimit=64K';
+
   /** Nice values and I/O priorities of all threads of the processes that serve the session. */
   async function priorities(matches: (argv: readonly string[]) => boolean) {
     const found = findProcesses(matches);
@@ -46,7 +49,7 @@ describe('the daemon', () => {
     argv.at(-1) === path.join(chunkmount.stateDirectory, 'sessions/demo');
 
   it('gives way with all its threads', async () => {
-    await chunkmount.succeed(...given, '--nice=7', '--ionice=best-effort:6');
+    await chunkmount.succeed(...given, slowly, '--nice=7', '--ionice=best-effort:6');
     const found = await priorities(daemon);
     expect(found).toMatchObject({ nice: [7], ionice: ['best-effort: prio 6'] });
     expect(found.threads).toBeGreaterThan(3);
@@ -57,7 +60,7 @@ describe('the daemon', () => {
     // Noise would not be compressed.
     fs.writeFileSync(chunkmount.path('plain.raw'), Buffer.alloc(MIB, 'what can be made shorter '));
     await execa('qemu-img', ['convert', '-c', '-O', 'qcow2', chunkmount.path('plain.raw'), image]);
-    await chunkmount.succeed(`--image=${image}`, '--name=demo', '--nice=19', '--ionice=idle');
+    await chunkmount.succeed(`--image=${image}`, '--name=demo', slowly, '--nice=19', '--ionice=idle');
     const expected = { nice: [19], ionice: ['idle'] };
     expect(await priorities(daemon)).toMatchObject(expected);
     const decoder = (argv: readonly string[]) =>
@@ -67,7 +70,7 @@ describe('the daemon', () => {
   });
 
   it('does not give way unless told', async () => {
-    await chunkmount.succeed(...given);
+    await chunkmount.succeed(...given, slowly);
     const { stdout } = await execa('ionice', ['-p', String(process.pid)], { env: { LC_ALL: 'C' } });
     const own = niceOf(fs.readFileSync('/proc/self/stat', 'latin1'));
     expect(await priorities(daemon)).toMatchObject({ nice: [own], ionice: [stdout.trim()] });
