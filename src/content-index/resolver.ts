@@ -79,7 +79,7 @@ export class Resolver {
       if (state >= READY) return state;
       if (state === CLAIMED) waitForChange(control, generation);
       else if (state === UNCHANGED) this.#keep(chunk, chunk + 1);
-      else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1);
+      else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1, this.#isKnownZero(chunk));
     }
   }
 
@@ -90,17 +90,22 @@ export class Resolver {
   resolveRange(first: number, end: number): void {
     const perRun = Math.max(1, Math.floor(PIECE_LENGTH / this.disk.chunkSize));
     if (Atomics.load(this.rows.control, TRUST) !== UNTRACKED) this.#keep(first, end);
+    // Of the run that is being collected: where it begins, and whether it is known to be zeros.
     let start = -1;
+    let zeros = false;
     for (let chunk = first; chunk < end; chunk++) {
       const claimed = this.#claim(chunk);
-      if (claimed && start < 0) start = chunk;
-      if (start < 0) continue;
-      const stop = claimed ? chunk + 1 : chunk;
-      if (!claimed || stop - start === perRun || stop === end) {
-        this.#resolveRun(start, stop);
+      const zero = claimed && this.#isKnownZero(chunk);
+      if (start >= 0 && (!claimed || zero !== zeros || chunk - start === perRun)) {
+        this.#resolveRun(start, chunk, zeros);
         start = -1;
       }
+      if (claimed && start < 0) {
+        start = chunk;
+        zeros = zero;
+      }
     }
+    if (start >= 0) this.#resolveRun(start, end, zeros);
   }
 
   /** Bytes that resolving the chunks from `first` up to `end` will read, as things are. */
@@ -109,10 +114,9 @@ export class Resolver {
     const trusted = Atomics.load(rows.control, TRUST) === TRUSTED;
     let bytes = 0;
     for (let chunk = first; chunk < end; chunk++) {
-      const length = chunkLength(disk, chunk);
       const state = rows.states[chunk];
       const unread = state === UNKNOWN || (state === UNCHANGED && !trusted);
-      if (unread && !this.zeroMap.isZero(chunk * disk.chunkSize, length)) bytes += length;
+      if (unread && !this.#isKnownZero(chunk)) bytes += chunkLength(disk, chunk);
     }
     return bytes;
   }
@@ -135,7 +139,7 @@ export class Resolver {
       const length = chunkLength(disk, chunk);
       const zeroHash = this.#isZeroHash(length, rows.hashes[chunk * 2]!, rows.hashes[chunk * 2 + 1]!);
       const damaged = rows.mtimes[chunk] === 0;
-      if (damaged || (!zeroHash && this.zeroMap.isZero(chunk * disk.chunkSize, length))) {
+      if (damaged || (!zeroHash && this.#isKnownZero(chunk))) {
         // This block of the index is damaged; or the chunk held data, and its image says that there is none any more.
         this.#doubt(chunk, damaged);
         if (damaged) continue;
@@ -156,7 +160,7 @@ export class Resolver {
   #doubt(chunk: number, rowDamaged: boolean): void {
     if (Atomics.compareExchange(this.rows.states, chunk, UNCHANGED, CLAIMED) !== UNCHANGED) return;
     if (!rowDamaged) this.audit.fail(chunk);
-    this.#resolveRun(chunk, chunk + 1);
+    this.#resolveRun(chunk, chunk + 1, this.#isKnownZero(chunk));
   }
 
   /** Whether the chunk's content is what its row says; undefined if that cannot be told. */
@@ -172,12 +176,17 @@ export class Resolver {
     return Atomics.compareExchange(this.rows.states, chunk, UNKNOWN, CLAIMED) === UNKNOWN;
   }
 
-  /** Resolves claimed chunks that lie next to each other and fit into the buffer, or one that is larger. */
-  #resolveRun(first: number, end: number): void {
+  /** Whether a chunk is zeros without being read. */
+  #isKnownZero(chunk: number): boolean {
+    return this.zeroMap.isZero(chunk * this.disk.chunkSize, chunkLength(this.disk, chunk));
+  }
+
+  /** Resolves claimed chunks that lie next to each other: known zeros, or what fits into the buffer, or one that is larger. */
+  #resolveRun(first: number, end: number, zeros: boolean): void {
     const { size, chunkSize } = this.disk;
     const position = first * chunkSize;
     const length = Math.min(end * chunkSize, size) - position;
-    if (this.zeroMap.isZero(position, length)) {
+    if (zeros) {
       for (let chunk = first; chunk < end; chunk++) this.#finishZero(chunk);
     } else if (length > PIECE_LENGTH) {
       this.#resolveLarge(first, position, length);
@@ -187,7 +196,7 @@ export class Resolver {
       this.#finish(first, UNREADABLE);
     } else {
       // One bad sector must not make its neighbours unreadable.
-      for (let chunk = first; chunk < end; chunk++) this.#resolveRun(chunk, chunk + 1);
+      for (let chunk = first; chunk < end; chunk++) this.#resolveRun(chunk, chunk + 1, false);
       return;
     }
     announceChange(this.rows.control);

@@ -268,6 +268,28 @@ describe('resolveRange', () => {
     ]);
   });
 
+  it('reads nothing of what is known to be zeros, wherever that lies', () => {
+    const zeroMap: ZeroMap = {
+      isZero: (position, length) => position >= 3 * CHUNK && position + length <= 40 * CHUNK,
+    };
+    const { reader, rows, resolver } = onDisk(
+      Buffer.concat([noise(3 * CHUNK), Buffer.alloc(37 * CHUNK), noise(4 * CHUNK)]),
+      { zeroMap },
+    );
+    resolver.resolveRange(0, 44);
+    expect(reader.reads.map(([position, length]) => [position / CHUNK, length / CHUNK])).toEqual([
+      [0, 3],
+      [40, 4],
+    ]);
+    expect([rows.states[2], rows.states[3], rows.states[39], rows.states[40]]).toEqual([
+      DATA,
+      ZERO,
+      ZERO,
+      DATA,
+    ]);
+    expect(rows.control[RESOLVED]).toBe(44);
+  });
+
   it('of nothing reads nothing', () => {
     const { reader, resolver } = onDisk(noise(CHUNK));
     resolver.resolveRange(0, 0);
