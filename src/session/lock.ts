@@ -25,6 +25,9 @@ const FLOCK_CONFLICT_EXIT_CODE = 75;
 /** For a lock that is held briefly: an order of magnitude longer than it takes to compare two snapshots of a thin volume. */
 const BRIEF_SECONDS = 120;
 
+/** What flock(1) may need beyond the time that it waits. */
+const FLOCK_GRACE_SECONDS = 60;
+
 function locked(name: string, why: string, hint: string): ChunkmountError {
   return new ChunkmountError('locked', `${name} is locked: ${why}`, { hint, details: { name } });
 }
@@ -53,7 +56,12 @@ async function flock(fd: number, seconds: number): Promise<boolean> {
       String(FLOCK_CONFLICT_EXIT_CODE),
       '3',
     ],
-    { descriptors: [fd], accept: [FLOCK_CONFLICT_EXIT_CODE] },
+    // Not before flock(1) itself gives up.
+    {
+      descriptors: [fd],
+      accept: [FLOCK_CONFLICT_EXIT_CODE],
+      timeoutMs: (seconds + FLOCK_GRACE_SECONDS) * 1000,
+    },
   );
   return exitCode === 0;
 }
