@@ -255,11 +255,13 @@ describe('a chunk that is larger than what is read at once', () => {
 });
 
 describe('resolveRange', () => {
+  const chunksRead = ({ reads }: MemoryDisk) => reads.map(([at, length]) => [at / CHUNK, length / CHUNK]);
+
   it('reads neighbours at once, up to 128 KiB, around those that are known', () => {
     const { reader, resolver } = onDisk(noise(80 * CHUNK));
     resolver.resolve(5);
     resolver.resolveRange(0, 80);
-    expect(reader.reads.map(([position, length]) => [position / CHUNK, length / CHUNK])).toEqual([
+    expect(chunksRead(reader)).toEqual([
       [5, 1],
       [0, 5],
       [6, 32],
@@ -269,24 +271,15 @@ describe('resolveRange', () => {
   });
 
   it('reads nothing of what is known to be zeros, wherever that lies', () => {
-    const zeroMap: ZeroMap = {
-      isZero: (position, length) => position >= 3 * CHUNK && position + length <= 40 * CHUNK,
-    };
-    const { reader, rows, resolver } = onDisk(
-      Buffer.concat([noise(3 * CHUNK), Buffer.alloc(37 * CHUNK), noise(4 * CHUNK)]),
-      { zeroMap },
-    );
+    const zeroMap = { isZero: (at: number, length: number) => at >= 3 * CHUNK && at + length <= 40 * CHUNK };
+    const bytes = Buffer.concat([noise(3 * CHUNK), Buffer.alloc(37 * CHUNK), noise(4 * CHUNK)]);
+    const { reader, rows, resolver } = onDisk(bytes, { zeroMap });
     resolver.resolveRange(0, 44);
-    expect(reader.reads.map(([position, length]) => [position / CHUNK, length / CHUNK])).toEqual([
+    expect(chunksRead(reader)).toEqual([
       [0, 3],
       [40, 4],
     ]);
-    expect([rows.states[2], rows.states[3], rows.states[39], rows.states[40]]).toEqual([
-      DATA,
-      ZERO,
-      ZERO,
-      DATA,
-    ]);
+    expect([2, 3, 39, 40].map((chunk) => rows.states[chunk])).toEqual([DATA, ZERO, ZERO, DATA]);
     expect(rows.control[RESOLVED]).toBe(44);
   });
 
