@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { mountAt } from '../host/mountinfo.js';
 import { isAlive } from '../host/process-identity.js';
 import { type JournalEntry, readPending } from '../session/journal.js';
-import { listLocks } from '../session/lock.js';
+import { type LockRecord, listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
@@ -68,7 +68,9 @@ export async function listSessions(state: StateDirectory): Promise<SessionSummar
   const locks = listLocks(state.locks);
   const kept = new Set([...locks].filter(([, record]) => record.kept).map(([name]) => name));
   const names = [...new Set([...state.sessions(), ...kept])].sort();
-  const busy = new Set([...locks].filter(([, record]) => isAlive(record.owner)).map(([name]) => name));
+  // Who kept a lock may live on as `run` does, and who has it briefly only looks.
+  const works = ({ kept, brief, owner }: LockRecord) => !kept && brief !== true && isAlive(owner);
+  const busy = new Set([...locks].filter(([, record]) => works(record)).map(([name]) => name));
   return Promise.all(
     names.map((name) => summarize(name, state, { kept: kept.has(name), busy: busy.has(name) })),
   );

@@ -1,5 +1,4 @@
 /** Worker thread: copies chunks of a tree to their places in a file or block device. */
-
 import { workerData } from 'node:worker_threads';
 import { systemCode } from '../errors.js';
 import { pageBuffer } from '../host/page-buffer.js';

@@ -103,13 +103,15 @@ describe('after a crash', () => {
       return { PATH: `${bin}:${process.env.PATH}` };
     }
 
-    /** Starts it and ends it, and what it waits for, with SIGKILL while it is stuck. */
-    async function killed(args: readonly string[], env: { PATH: string }): Promise<void> {
+    /** Starts it and ends it, and what it waits for, with SIGKILL while it is stuck. Returns the state that it had then. */
+    async function killed(args: readonly string[], env: { PATH: string }): Promise<string | undefined> {
       const running = chunkmount.start(args, env);
       await eventually(() => fs.existsSync(marker));
+      const before = await state();
       running.kill('SIGKILL');
       expect(await running).toMatchObject({ signal: 'SIGKILL' });
       process.kill(Number(fs.readFileSync(marker, 'utf8')), 'SIGKILL');
+      return before;
     }
 
     afterEach(() => fs.rmSync(bin, { recursive: true }));
@@ -135,7 +137,8 @@ describe('after a crash', () => {
       'cleanup, %s it has unmounted, the next one goes on',
       async (when) => {
         await chunkmount.succeed(...given);
-        await killed(['cleanup', '--name=demo'], stuck('umount', when));
+        const before = await killed(['cleanup', '--name=demo'], stuck('umount', when));
+        expect(before).toBe(when === 'before' ? 'mounted' : 'working');
         expect(await state()).toBe(when === 'before' ? 'mounted' : 'dead');
         expect((await cleanup()).exitCode).toBe(0);
         expect(traces(chunkmount)).toEqual([]);
@@ -154,6 +157,17 @@ describe('after a crash', () => {
       expect(await running).toMatchObject({ exitCode: 143, stdout: '' });
       expect((await cleanup()).exitCode).toBe(0);
     });
+  });
+
+  it('of the daemon shows while a run that keeps the lock goes on', async () => {
+    const running = chunkmount.start(['run', ...given, '--keep-lock', '--', 'sleep', '60']);
+    await eventually(async () => (await state()) === 'mounted');
+    await kill('daemon.js');
+    expect(await state()).toBe('dead');
+    running.kill('SIGTERM');
+    expect((await running).exitCode).toBe(143);
+    await chunkmount.succeed('unlock', '--name=demo');
+    await cleanup();
   });
 
   it('nothing is wrong with a tree that was unmounted by hand', async () => {

@@ -1,5 +1,4 @@
 /** Worker thread: reads a disk from its beginning to its end, into a file or pipe, and sums it. */
-
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';

@@ -1,5 +1,4 @@
 /** Worker thread: writes what a compressor says into a file, and sums it. */
-
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { workerData } from 'node:worker_threads';
