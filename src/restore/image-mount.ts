@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { systemCode, usage } from '../errors.js';
+import { type ChunkmountError, messageOf, systemCode, usage } from '../errors.js';
 import { startDaemon } from '../fuse/start-daemon.js';
 import { mountAt } from '../host/mountinfo.js';
 import {
@@ -10,8 +10,15 @@ import {
   imagePath,
   isImageMount,
 } from './image-mount-config.js';
-import { placeOf, takeAway, unusable } from './image-unmount.js';
+import { placeOf, takeAway } from './image-unmount.js';
 import { Tree } from './tree.js';
+
+function unusable(given: string, error: unknown): ChunkmountError {
+  const code = systemCode(error);
+  const why = code === 'ENOENT' ? 'there is no such directory' : (code ?? messageOf(error));
+  const hint = code === 'ENOENT' ? `make it first: mkdir ${given}` : 'give an empty directory';
+  return usage(`${given} cannot be mounted on: ${why}`, { hint, cause: error });
+}
 
 export type ImageMountRequest = Omit<ImageMountConfig, 'source'> & {
   /** Damage that readers run into is appended here. */

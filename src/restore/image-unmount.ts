@@ -23,11 +23,11 @@ export function placeOf(given: string): string {
   }
 }
 
-export function unusable(given: string, error: unknown): ChunkmountError {
-  const code = systemCode(error);
-  const why = code === 'ENOENT' ? 'there is no such directory' : (code ?? messageOf(error));
-  const hint = code === 'ENOENT' ? `make it first: mkdir ${given}` : 'give an empty directory';
-  return usage(`${given} cannot be mounted on: ${why}`, { hint, cause: error });
+function notMounted(place: string, cause?: unknown): ChunkmountError {
+  return usage(`no images of a tree are mounted at ${place}`, {
+    hint: 'see what is mounted: findmnt',
+    cause,
+  });
 }
 
 /** The daemons that serve a mountpoint. */
@@ -48,12 +48,10 @@ export async function unmountImages(given: string): Promise<string> {
   try {
     mountpoint = placeOf(given);
   } catch (error) {
-    throw unusable(given, error);
+    throw notMounted(given, error);
   }
   const mounted = mountAt(mountpoint);
-  if (mounted === undefined || !isImageMount(mounted)) {
-    throw usage(`no images of a tree are mounted at ${mountpoint}`, { hint: 'see what is mounted: findmnt' });
-  }
+  if (mounted === undefined || !isImageMount(mounted)) throw notMounted(mountpoint);
   await takeAway(mountpoint);
   return mountpoint;
 }

@@ -109,6 +109,16 @@ describe('image-mount', () => {
     fs.truncateSync(rounded, 3 * MIB + 1024);
     expect(await same(image('disk0'), rounded)).toBe(true);
   });
+
+  it('is not to be unmounted where there is none', async () => {
+    for (const place of [chunkmount.path('nowhere'), chunkmount.directory]) {
+      const { exitCode, stderr } = await chunkmount.run(['image-unmount', place]);
+      expect({ exitCode, stderr }).toEqual({
+        exitCode: 2,
+        stderr: `chunkmount: error: no images of a tree are mounted at ${place}\n  see what is mounted: findmnt\n`,
+      });
+    }
+  });
 });
 
 describe('holes', () => {
