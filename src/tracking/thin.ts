@@ -79,6 +79,16 @@ export function thinObstacle(disk: Pick<TrackedDisk, 'snapshot' | 'layers' | 'li
   return undefined;
 }
 
+/** Has the kernel write out what it has in memory of a device (QEMU's cache=writeback): before that its pool knows nothing of it. */
+async function writeOut(device: string): Promise<void> {
+  const file = await fs.promises.open(device, 'r');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
 async function observe(disk: TrackedDisk): Promise<Observation> {
   try {
     const reason = thinObstacle(disk);
@@ -89,6 +99,7 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
     const snapshot = await volumeOfDevice(device);
     if (snapshot === undefined || (record !== undefined && snapshot.uuid !== record.uuid))
       return none(`${device} is not its ${live ? 'volume' : 'snapshot'}`);
+    if (live) await writeOut(device);
     const originUuid = live ? snapshot.uuid : snapshot.originUuid;
     const [origin, { uuid, group, name, transaction = 0 }] = await surroundings(
       originUuid,
