@@ -1,4 +1,5 @@
 import { configDefaults, defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/support/longest-first.js';
 
 /** Set by scripts/lvm-vm in its machine, which has device-mapper, and in which everything takes several times as long. */
 const inLvmVm = process.env.CHUNKMOUNT_LVM_VM !== undefined;
@@ -20,6 +21,7 @@ const timeout = inLvmVm ? 600_000 : 120_000;
 export default defineConfig({
   test: {
     reporters: ['default'],
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
