@@ -1,7 +1,7 @@
 import * as path from 'node:path';
 import { failed, usage } from '../errors.js';
 import type { ImageReference } from '../image/image-reference.js';
-import { loadDomain } from '../libvirt/load-domain.js';
+import { loadDomainByUuid } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal } from '../session/journal.js';
@@ -42,11 +42,14 @@ async function freezeVm(
 ): Promise<FrozenSource> {
   const { settings, reporter, signal, journal, sessionId } = request;
   const virsh = new Virsh({ connect: settings.connect, signal });
-  const domain = await loadDomain(virsh, name);
+  const { uuid } = await virsh.find(name);
+  // For the backup: the definition, without secrets such as display passwords.
+  const [domain, xml] = await Promise.all([
+    loadDomainByUuid(virsh, uuid),
+    virsh.dumpXml(uuid, { inactive: true }),
+  ]);
   const targets = new Set(domain.disks.map(({ target }) => target));
   const exclude = settings.exclude.filter((target) => !amongOthers || targets.has(target));
-  // For the backup: the definition, without secrets such as display passwords.
-  const xml = await virsh.dumpXml(domain.uuid, { inactive: true });
   const memory = settings.memory ? path.join(path.dirname(journal.file), 'memory') : undefined;
   const { quiesce, overlayDirectory, snapshotSize, snapshot, pause, shutdown } = settings;
   const { time, consistency, disks } = await freezeDomain({

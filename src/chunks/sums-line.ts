@@ -31,7 +31,11 @@ const SPACE = ' ';
 /** Makes many lines of one disk: a reader of a large disk's sums waits for nothing else. */
 export class SumsLines {
   readonly #line: Uint8Array;
+  /** What `#line` says: most lines differ from the one before in little. */
   #directory = -1;
+  #high = 0;
+  #low = 0;
+  #skipped = false;
 
   constructor(private readonly shape: SumsShape) {
     this.#line = new Uint8Array(sumsLineLength(shape));
@@ -41,20 +45,30 @@ export class SumsLines {
   line(index: number, high: number, low: number, skipped: boolean): Uint8Array {
     const line = this.#line;
     const directory = Math.floor(index / CHUNKS_PER_DIRECTORY);
-    if (directory !== this.#directory) {
+    const another = directory !== this.#directory;
+    if (another) {
       line.set(Buffer.from(sumsLine(this.shape, index, '0'.repeat(HASH_DIGITS))));
       this.#directory = directory;
     }
+    if (another || high !== this.#high || low !== this.#low || skipped !== this.#skipped)
+      this.#setHash(high, low, skipped);
+    const tail = HEX_TAILS[index % CHUNKS_PER_DIRECTORY]!;
+    line[line.length - 3] = tail;
+    line[line.length - 2] = tail >>> 8;
+    return line;
+  }
+
+  #setHash(high: number, low: number, skipped: boolean): void {
+    const line = this.#line;
     // Before the path are 18 bytes: the hash and two spaces, or a sign, the hash and a space.
     const at = skipped ? 1 : 0;
     if (skipped) line[0] = COMMENT.charCodeAt(0);
     else line[HASH_DIGITS] = SPACE.charCodeAt(0);
     writeHex(line, at, high);
     writeHex(line, at + HASH_DIGITS / 2, low);
-    const tail = HEX_TAILS[index % CHUNKS_PER_DIRECTORY]!;
-    line[line.length - 3] = tail;
-    line[line.length - 2] = tail >>> 8;
-    return line;
+    this.#high = high;
+    this.#low = low;
+    this.#skipped = skipped;
   }
 }
 

@@ -73,12 +73,14 @@ export class Resolver {
   /** Makes the row of `chunk` final, waiting for another thread if that has it. Returns its state: READY or later. */
   resolve(chunk: number): number {
     const { control, states } = this.rows;
+    const known = Atomics.load(states, chunk);
+    if (known >= READY) return known;
     for (;;) {
       const generation = Atomics.load(control, GENERATION);
       const state = Atomics.load(states, chunk);
       if (state >= READY) return state;
       if (state === CLAIMED) waitForChange(control, generation);
-      else if (state === UNCHANGED) this.#keep(chunk, chunk + 1);
+      else if (state === UNCHANGED) this.keep(chunk, chunk + 1);
       else if (this.#claim(chunk)) this.#resolveRun(chunk, chunk + 1, this.#isKnownZero(chunk));
     }
   }
@@ -89,7 +91,7 @@ export class Resolver {
    */
   resolveRange(first: number, end: number): void {
     const perRun = Math.max(1, Math.floor(PIECE_LENGTH / this.disk.chunkSize));
-    if (Atomics.load(this.rows.control, TRUST) !== UNTRACKED) this.#keep(first, end);
+    if (Atomics.load(this.rows.control, TRUST) !== UNTRACKED) this.keep(first, end);
     // Of the run that is being collected: where it begins, and whether it is known to be zeros.
     let start = -1;
     let zeros = false;
@@ -125,30 +127,39 @@ export class Resolver {
    * Makes the rows that chunks had final if their tracker is believed and says that they did not change; else they are chunks like
    * all others. There are many of them, so they are counted and announced together.
    */
-  #keep(first: number, end: number): void {
+  keep(first: number, end: number): void {
     const { rows, disk } = this;
     if (!this.audit.passed()) {
       for (let chunk = first; chunk < end; chunk++)
         Atomics.compareExchange(rows.states, chunk, UNCHANGED, UNKNOWN);
       return;
     }
+    const { states, hashes } = rows;
+    let [zeroHigh, zeroLow] = this.#zeroHash(disk.chunkSize);
+    // The rows below are in memory.
+    let loaded = first;
     let kept = 0;
     for (let chunk = first; chunk < end; chunk++) {
-      if (rows.states[chunk] !== UNCHANGED) continue;
-      ensureBlock(rows, Math.floor(chunk / ROWS_PER_BLOCK), this.stored, this.hasher);
-      const length = chunkLength(disk, chunk);
-      const zeroHash = this.#isZeroHash(length, rows.hashes[chunk * 2]!, rows.hashes[chunk * 2 + 1]!);
+      if (states[chunk] !== UNCHANGED) continue;
+      if (chunk >= loaded) {
+        const block = Math.floor(chunk / ROWS_PER_BLOCK);
+        ensureBlock(rows, block, this.stored, this.hasher);
+        loaded = (block + 1) * ROWS_PER_BLOCK;
+      }
+      // It may be short.
+      if (chunk === disk.chunkCount - 1) [zeroHigh, zeroLow] = this.#zeroHash(chunkLength(disk, chunk));
+      const zeroHash = hashes[chunk * 2 + 1] === zeroLow && hashes[chunk * 2] === zeroHigh;
       const damaged = rows.mtimes[chunk] === 0;
       if (damaged || (!zeroHash && this.#isKnownZero(chunk))) {
         // This block of the index is damaged; or the chunk held data, and its image says that there is none any more.
         this.#doubt(chunk, damaged);
         if (damaged) continue;
         // The tracker is not believed any more.
-        this.#keep(chunk + 1, end);
+        this.keep(chunk + 1, end);
         break;
       }
       const state = zeroHash && !this.#falseZeros.has(chunk) ? ZERO : DATA;
-      if (Atomics.compareExchange(rows.states, chunk, UNCHANGED, state) === UNCHANGED) kept++;
+      if (Atomics.compareExchange(states, chunk, UNCHANGED, state) === UNCHANGED) kept++;
     }
     if (kept === 0) return;
     Atomics.add(rows.control, KEPT, kept);
@@ -173,7 +184,9 @@ export class Resolver {
   }
 
   #claim(chunk: number): boolean {
-    return Atomics.compareExchange(this.rows.states, chunk, UNKNOWN, CLAIMED) === UNKNOWN;
+    const { states } = this.rows;
+    // Most chunks that are tried have been kept.
+    return states[chunk] === UNKNOWN && Atomics.compareExchange(states, chunk, UNKNOWN, CLAIMED) === UNKNOWN;
   }
 
   /** Whether a chunk is zeros without being read. */

@@ -47,7 +47,9 @@ export const MISMATCH = 12;
 export const MISMATCH_LATE = 13;
 /** Rows that became final without being read, because their tracker said so. */
 export const KEPT = 14;
-const CONTROL_SLOTS = 15;
+/** Next block of rows of which a scanner keeps those that may be. */
+export const KEEP_NEXT = 15;
+const CONTROL_SLOTS = 16;
 
 /** Values of TRUST. */
 export const UNTRACKED = 0;

@@ -146,7 +146,9 @@ export class DiskView {
       const skipped = state === ZERO && this.skipsZeros;
       const line = this.#lines.line(chunk, hashes[chunk * 2]!, hashes[chunk * 2 + 1]!, skipped);
       const begin = from - chunk * this.#lineLength;
-      const piece = line.subarray(begin, begin + end - from);
+      // All but the first and the last are whole.
+      const piece =
+        begin === 0 && line.length <= end - from ? line : line.subarray(begin, begin + end - from);
       into.set(piece, at + from - position);
       from += piece.length;
     }
