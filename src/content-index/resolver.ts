@@ -37,10 +37,7 @@ export interface ZeroMap {
   isZero(position: number, length: number): boolean;
 }
 
-/**
- * Bytes that are read at once, and hashed before the next: they stay in the processor's cache, which makes it twice as fast as
- * reading whole chunks.
- */
+/** Bytes that are read at once, and hashed before the next: they stay in the processor's cache. */
 const PIECE_LENGTH = 128 * 1024;
 
 /**
