@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
-import { geometry } from '../../src/chunks/geometry.js';
+import { chunkLength, geometry } from '../../src/chunks/geometry.js';
 import { beginAudit } from '../../src/content-index/audit.js';
 import { type DiskReader, Resolver, type ZeroMap } from '../../src/content-index/resolver.js';
 import {
@@ -13,6 +13,7 @@ import {
   MISMATCH,
   MISMATCH_LATE,
   RESOLVED,
+  ROWS_PER_BLOCK,
   STOP,
   TRUST,
   TRUSTED,
@@ -20,7 +21,7 @@ import {
   ZERO,
 } from '../../src/content-index/rows.js';
 import { scanDisk } from '../../src/content-index/scan.js';
-import { CHUNK, hasher, header, rowOf, SampleIndexes } from './sample-index.js';
+import { CHUNK, hasher, header, knownRows, rowOf, SampleIndexes } from './sample-index.js';
 
 const COUNT = 20;
 const TIMES = { snapshot: 1000, newest: 900, unsettled: 0 };
@@ -110,6 +111,25 @@ describe('rows that a tracker calls unchanged', () => {
     expect(tracked(content(), stored, { falseZeros: [0] }).resolver.resolve(0)).toBe(DATA);
   });
 
+  it('are kept across the blocks of the index, and the last one although it is short', () => {
+    const count = 2 * ROWS_PER_BLOCK + 3;
+    const cut = geometry(count * CHUNK - 100, CHUNK);
+    const known = knownRows(count);
+    const zeros = [0, ROWS_PER_BLOCK, count - 1];
+    for (const chunk of zeros) hasher.hash(new Uint8Array(chunkLength(cut, chunk)), known.hashes, chunk * 2);
+    indexes.save(header(count, { diskSize: cut.size }), known);
+    const rows = createRows(count);
+    const written = ROWS_PER_BLOCK + 7;
+    beginAudit(rows, new Uint32Array(), [{ first: written, end: written + 1 }]);
+    const reader = new MemoryDisk(Buffer.alloc(count * CHUNK, 1));
+    const plan = { samples: new Uint32Array(), falseZeros: [] };
+    scanDisk(new Resolver(cut, rows, reader, NO_ZEROS, hasher, TIMES, indexes.open(), plan));
+    expect([...reader.read_]).toEqual([written]);
+    expect([KEPT, RESOLVED, CHANGED].map((slot) => rows.control[slot])).toEqual([count - 1, count, 1]);
+    expect(Array.from(rows.states.keys()).filter((chunk) => rows.states[chunk] === ZERO)).toEqual(zeros);
+    expect(rowOf(rows, count - 2)).toEqual(rowOf(known, count - 2));
+  });
+
   it.each(['resolve', 'scan'])('are all read when one of the samples has changed (%s)', (how) => {
     const stored = indexed(content());
     const bytes = content();
@@ -148,6 +168,7 @@ describe('rows that a tracker calls unchanged', () => {
       },
     ],
     ['all at once', (resolver: Resolver) => resolver.resolveRange(0, COUNT)],
+    ['by a scanner', (resolver: Resolver) => scanDisk(resolver)],
   ])('are no longer believed when the image says that one of them is empty now: %s', (_, resolveAll) => {
     const stored = indexed(content());
     const bytes = content().fill(0, 6 * CHUNK, 7 * CHUNK);
