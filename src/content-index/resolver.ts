@@ -70,6 +70,7 @@ export class Resolver {
   /** Makes the row of `chunk` final, waiting for another thread if that has it. Returns its state: READY or later. */
   resolve(chunk: number): number {
     const { control, states } = this.rows;
+    // Mostly it is final already.
     const known = Atomics.load(states, chunk);
     if (known >= READY) return known;
     for (;;) {
@@ -146,12 +147,14 @@ export class Resolver {
       // It may be short.
       if (chunk === disk.chunkCount - 1) [zeroHigh, zeroLow] = this.#zeroHash(chunkLength(disk, chunk));
       const zeroHash = hashes[chunk * 2 + 1] === zeroLow && hashes[chunk * 2] === zeroHigh;
-      const damaged = rows.mtimes[chunk] === 0;
-      if (damaged || (!zeroHash && this.#isKnownZero(chunk))) {
-        // This block of the index is damaged; or the chunk held data, and its image says that there is none any more.
-        this.#doubt(chunk, damaged);
-        if (damaged) continue;
-        // The tracker is not believed any more.
+      if (rows.mtimes[chunk] === 0) {
+        // This block of the index is damaged: it is a chunk like all others, to be read when its turn comes.
+        Atomics.compareExchange(states, chunk, UNCHANGED, UNKNOWN);
+        continue;
+      }
+      if (!zeroHash && this.#isKnownZero(chunk)) {
+        // It held data, and its image says that there is none any more: the tracker is not believed any more.
+        this.#doubt(chunk);
         this.keep(chunk + 1, end);
         break;
       }
@@ -164,10 +167,10 @@ export class Resolver {
     announceChange(rows.control);
   }
 
-  /** Reads a chunk that is said to be unchanged, and cannot be. Without its row nobody can say that the tracker is wrong. */
-  #doubt(chunk: number, rowDamaged: boolean): void {
+  /** Reads a chunk that is said to be unchanged, and cannot be. */
+  #doubt(chunk: number): void {
     if (Atomics.compareExchange(this.rows.states, chunk, UNCHANGED, CLAIMED) !== UNCHANGED) return;
-    if (!rowDamaged) this.audit.fail(chunk);
+    this.audit.fail(chunk);
     this.#resolveRun(chunk, chunk + 1, this.#isKnownZero(chunk));
   }
 
