@@ -1,6 +1,8 @@
 import * as fs from 'node:fs';
 import { failed } from '../errors.js';
 import { readIfExists } from '../host/durable.js';
+import { fileIdentity, usersOfFiles } from '../host/file-users.js';
+import { listMounts } from '../host/mountinfo.js';
 
 /**
  * QEMU marks that it writes to an image by a shared lock on byte 100 + 1 of the file, and that nobody else may write by one on byte
@@ -22,17 +24,29 @@ function deviceNumbers(device: bigint): [bigint, bigint] {
   return [major, minor];
 }
 
-/**
- * Whether a QEMU process on this host has the file open for writing. A writer on another host, or a file on btrfs (whose device
- * numbers differ from those in /proc/locks), is not seen here; QEMU itself refuses to open most of these.
- */
+/** As /proc/PID/comm has it: `qemu-system-x86`, `qemu-nbd`, `qemu:mail01` where libvirt is told to name it, `kvm`. */
+const QEMU_PROCESS = /^(?:qemu|kvm)/;
+
+/** Whether a QEMU process on this host has the file open for writing. A writer on another host is not seen here. */
 export function isWrittenByQemu(file: string): boolean {
-  return isLocked(file, WRITER_BYTE);
+  return isLocked(file, WRITER_BYTE) || isOpenInQemu(file, 'write');
 }
 
-/** Whether a QEMU process on this host relies on nobody else writing: it has the image open, or one that lies on it. As above. */
+/** Whether a QEMU process on this host relies on nobody else writing: it has the image open, or one that lies on it. */
 function isGuardedByQemu(file: string): boolean {
-  return isLocked(file, NO_OTHER_WRITER_BYTE);
+  return isLocked(file, NO_OTHER_WRITER_BYTE) || isOpenInQemu(file, 'any');
+}
+
+/**
+ * Looks at what QEMU processes have open where locks do not tell. A lock belongs to an inode. The same block device has another one in
+ * the /dev that libvirt gives to each VM (`namespaces` in qemu.conf), and file systems like Btrfs, which give out device numbers
+ * of their own, have others in /proc/locks.
+ */
+function isOpenInQemu(file: string, access: 'write' | 'any'): boolean {
+  const stat = fs.statSync(file, { bigint: true });
+  const device = deviceNumbers(stat.dev).join(':');
+  if (!stat.isBlockDevice() && listMounts().some((mount) => mount.device === device)) return false;
+  return usersOfFiles([fileIdentity(stat)], access).users.some((user) => QEMU_PROCESS.test(user));
 }
 
 /** Throws if a running VM writes to a file that is to be overwritten or replaced, or relies on what it holds. */

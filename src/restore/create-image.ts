@@ -11,7 +11,7 @@ const fsync = promisify(fs.fsync);
 
 /** Makes a new image file, or one that takes another's place. See PartialFile for how it survives an interruption. */
 export async function createImage(job: RestoreJob, target: Target): Promise<WriteResult> {
-  const partial = await PartialFile.open(target.file, job.source);
+  const partial = await PartialFile.open(target, job.source);
   try {
     tellAboutPartial(partial, job, target);
     warnIfSmall(partial, job);
@@ -52,7 +52,7 @@ async function finish(
   if (request.format === 'raw') {
     reporter.debug(`waiting until ${partial.file} is on disk`);
     await fsync(partial.fd);
-    partial.publish();
+    await partial.publish();
     return;
   }
   const qcow2 = `${partial.file}.qcow2`;
@@ -63,7 +63,7 @@ async function finish(
   } finally {
     fs.closeSync(fd);
   }
-  partial.publish(qcow2);
+  await partial.publish(qcow2);
   reporter.debug(`${target.file} has been converted to qcow2`);
 }
 

@@ -2,25 +2,49 @@ import * as fs from 'node:fs';
 import { promisify } from 'node:util';
 import { failed, systemCode, usage } from '../errors.js';
 import type { ChunkSource } from './chunk-source.js';
+import { looksLike } from './other-formats.js';
 import { interrupted, type RestoreJob } from './restore-request.js';
 import type { Target } from './target.js';
+import { lockTarget } from './target-lock.js';
 import { type WriteResult, writeChunks } from './write-chunks.js';
 
 const fsync = promisify(fs.fsync);
 
-function openDevice(source: ChunkSource, target: Extract<Target, { kind: 'device' }>): number {
-  const { disk } = source;
-  if (target.size < disk.size) {
-    throw usage(`${target.file} is too small: it has ${target.size} bytes, ${disk.target} has ${disk.size}`, {
-      hint: 'nothing was written; enlarge it (lvextend) or take another one',
-    });
-  }
+export type OverwritableTarget = Exclude<Target, { kind: 'nothing' }>;
+
+function refuseSmallDevice({ disk }: ChunkSource, { file, size }: Extract<Target, { kind: 'device' }>): void {
+  if (size >= disk.size) return;
+  throw usage(`${file} is too small: it has ${size} bytes, ${disk.target} has ${disk.size}`, {
+    hint: 'nothing was written; enlarge it (lvextend) or take another one',
+  });
+}
+
+/** Behind the end of the disk there may be anything, most likely because it is another disk's. */
+function refuseLargerFile({ disk }: ChunkSource, { file, size }: Extract<Target, { kind: 'file' }>): void {
+  if (size <= disk.size) return;
+  throw usage(
+    `${file} is larger than ${disk.target}: it has ${size} bytes, ${disk.target} has ${disk.size}`,
+    {
+      hint: 'nothing was written; is it that disk? To cut it off and overwrite it all the same: --force',
+    },
+  );
+}
+
+function refuseOtherFormat(fd: number, { file }: Target): void {
+  const format = looksLike(fd);
+  if (format === undefined) return;
+  throw usage(`${file} looks like a ${format} image, and --delta writes a raw one`, {
+    hint: 'restore to a new file with --format=qcow2, or overwrite it all the same: --force',
+  });
+}
+
+function open(target: Target): number {
   const { O_RDWR, O_EXCL } = fs.constants;
   try {
     // On a block device O_EXCL means: not while it is mounted, or part of something else. See open(2).
-    return fs.openSync(target.file, O_RDWR | O_EXCL);
+    return fs.openSync(target.file, target.kind === 'device' ? O_RDWR | O_EXCL : O_RDWR);
   } catch (error) {
-    if (systemCode(error) === 'EBUSY') {
+    if (target.kind === 'device' && systemCode(error) === 'EBUSY') {
       throw failed(`${target.file} is in use`, {
         hint: 'it is mounted, or part of a volume group or RAID: see lsblk',
         cause: error,
@@ -30,34 +54,41 @@ function openDevice(source: ChunkSource, target: Extract<Target, { kind: 'device
   }
 }
 
-/** "QFI" and 0xfb: what every qcow2 image begins with. See docs/interop/qcow2.txt of QEMU. */
-const QCOW2_MAGIC = Buffer.from([0x51, 0x46, 0x49, 0xfb]);
-
-function openImage({ request, source }: RestoreJob, target: Target): number {
-  const fd = fs.openSync(target.file, 'r+');
-  const head = Buffer.alloc(QCOW2_MAGIC.byteLength);
-  fs.readSync(fd, head, 0, head.byteLength, 0);
-  if (head.equals(QCOW2_MAGIC) && !request.force) {
+/** Opens what is to be overwritten, after a look at whether it can be that disk. */
+async function openTarget({ request, source }: RestoreJob, target: OverwritableTarget): Promise<number> {
+  if (target.kind === 'device') refuseSmallDevice(source, target);
+  else if (!request.force) refuseLargerFile(source, target);
+  const fd = open(target);
+  try {
+    if (!request.force) refuseOtherFormat(fd, target);
+    await lockTarget(fd, target.file, { device: target.kind === 'device' });
+    return fd;
+  } catch (error) {
     fs.closeSync(fd);
-    throw usage(`${target.file} looks like a qcow2 image, and --delta writes a raw one`, {
-      hint: 'restore to a new file with --format=qcow2, or overwrite it all the same: --force',
-    });
+    throw error;
   }
-  // Even to the same size it would change the file's mtime.
-  if (fs.fstatSync(fd).size !== source.disk.size) fs.ftruncateSync(fd, source.disk.size);
-  return fd;
 }
 
-/** Changes an existing block device or file where it is. */
-export async function overwriteTarget(job: RestoreJob, target: Target): Promise<WriteResult> {
+/** Makes a file as large as the disk, or as small. Even to the same size that would change its mtime. */
+function setSize(fd: number, target: OverwritableTarget, size: number, change: 'extend' | 'cut'): void {
+  if (target.kind === 'device') return;
+  const now = fs.fstatSync(fd).size;
+  if (change === 'extend' ? now < size : now > size) fs.ftruncateSync(fd, size);
+}
+
+/** Changes an existing block device or file where it is. Throws kind `locked` if another restore does so. */
+export async function overwriteTarget(job: RestoreJob, target: OverwritableTarget): Promise<WriteResult> {
   const { source, request, reporter, signal } = job;
   const { keepGoing, delta } = request;
-  const targetFd = target.kind === 'device' ? openDevice(source, target) : openImage(job, target);
+  const targetFd = await openTarget(job, target);
   const compareBelow = delta ? source.disk.chunkCount : 0;
   try {
+    setSize(targetFd, target, source.disk.size, 'extend');
     const where = { target: target.file, targetFd, direct: !delta, compareBelow, rest: 'unknown' } as const;
     const result = await writeChunks({ source, keepGoing, reporter, signal, ...where });
     if (signal.aborted) throw interrupted(source.disk.target, 'go on with --delta');
+    // What lies behind is lost with it: not before all else went well.
+    setSize(targetFd, target, source.disk.size, 'cut');
     await fsync(targetFd);
     return result;
   } catch (error) {

@@ -4,10 +4,12 @@ import * as v from 'valibot';
 import { createHasher } from '../chunks/chunk-hash.js';
 import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
 import { formatHash } from '../chunks/paths.js';
-import { ChunkmountError, failed, systemCode } from '../errors.js';
+import { failed, systemCode } from '../errors.js';
 import { fsyncDirectory, readIfExists } from '../host/durable.js';
-import { run } from '../host/exec.js';
 import type { ChunkSource } from './chunk-source.js';
+import { takePlace } from './take-place.js';
+import type { Target } from './target.js';
+import { lockedByAnother, lockTarget } from './target-lock.js';
 
 /**
  * An image is restored into `.<name>.chunkmount-part` beside its target, and gets its name when it is complete and on disk.
@@ -15,9 +17,6 @@ import type { ChunkSource } from './chunk-source.js';
  * in a partial file is believed: whatever may have been written is read and hashed again, and whatever lies behind is cut off.
  */
 const SUFFIX = '.chunkmount-part';
-
-/** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
-const FLOCK_CONFLICT_EXIT_CODE = 75;
 
 const recordSchema = v.object({
   format: v.literal('chunkmount-restore'),
@@ -63,22 +62,10 @@ function open(file: string): number {
   throw failed(`${file} is not a partial image of ours`, { hint: 'look at it and remove it' });
 }
 
-/** flock(2) belongs to the open file, which flock(1) shares with us, and ends with our process, however that ends. */
 async function lock(fd: number, file: string, target: string): Promise<void> {
-  const accept = [FLOCK_CONFLICT_EXIT_CODE];
-  const args = ['-x', '-n', '-E', String(FLOCK_CONFLICT_EXIT_CODE), '3'];
-  const { exitCode } = await run('flock', args, { descriptors: [fd], accept });
+  await lockTarget(fd, target);
   const there = fs.statSync(file, { throwIfNoEntry: false });
-  if (exitCode === 0 && there?.ino === fs.fstatSync(fd).ino) return;
-  throw new ChunkmountError('locked', `another command is restoring to ${target}`, {
-    hint: 'wait until it has ended',
-  });
-}
-
-/** Only root can give a file away; for anybody else it stays theirs, which is what cp does. */
-function inherit(file: string, replaced: fs.Stats): void {
-  if (process.geteuid?.() === 0) fs.chownSync(file, replaced.uid, replaced.gid);
-  fs.chmodSync(file, replaced.mode & 0o777);
+  if (there?.ino !== fs.fstatSync(fd).ino) throw lockedByAnother(target);
 }
 
 /** A partly restored image. */
@@ -86,7 +73,7 @@ export class PartialFile {
   private constructor(
     readonly fd: number,
     readonly file: string,
-    private readonly target: string,
+    private readonly target: Target,
     private readonly source: string,
     /** Chunks below this one may be there already; everything behind is a hole. */
     readonly compareBelow: number,
@@ -100,12 +87,12 @@ export class PartialFile {
   }
 
   /** Makes or reopens the partial file for `target`, as large as the disk. Throws kind `locked` if another process has it. */
-  static async open(target: string, source: ChunkSource): Promise<PartialFile> {
-    const { part, record } = PartialFile.paths(target);
+  static async open(target: Target, source: ChunkSource): Promise<PartialFile> {
+    const { part, record } = PartialFile.paths(target.file);
     const identity = await identifyDisk(source);
     const fd = open(part);
     try {
-      await lock(fd, part, target);
+      await lock(fd, part, target.file);
       const { size, chunkSize, chunkCount } = source.disk;
       const before = fs.fstatSync(fd).size;
       const known = parseRecord(readIfExists(record));
@@ -123,7 +110,7 @@ export class PartialFile {
   /** Notes that chunks below `reached` may have been written, for a restore that goes on from here. */
   note(reached: number): void {
     const record: PartialRecord = { format: 'chunkmount-restore', version: 1, source: this.source, reached };
-    const { record: file } = PartialFile.paths(this.target);
+    const { record: file } = PartialFile.paths(this.target.file);
     const temporary = `${file}.tmp`;
     // No fsync: a lost or old record costs time, never correctness.
     fs.rmSync(temporary, { force: true });
@@ -132,17 +119,15 @@ export class PartialFile {
   }
 
   /**
-   * Gives `file` (this one, or what was made of it, on disk already) the target's name. What it replaces hands down its owner and
-   * mode. Afterwards nothing of the partial file is left.
+   * Gives `file` (this one, or what was made of it, on disk already) the target's name, unless something else came to be there
+   * meanwhile. Afterwards nothing of the partial file is left.
    */
-  publish(file: string = this.file): void {
-    const replaced = fs.statSync(this.target, { throwIfNoEntry: false });
-    if (replaced !== undefined) inherit(file, replaced);
-    fs.renameSync(file, this.target);
-    const { part, record } = PartialFile.paths(this.target);
+  async publish(file: string = this.file): Promise<void> {
+    await takePlace(file, this.target);
+    const { part, record } = PartialFile.paths(this.target.file);
     fs.rmSync(part, { force: true });
     fs.rmSync(record, { force: true });
-    fsyncDirectory(path.dirname(this.target));
+    fsyncDirectory(path.dirname(this.target.file));
   }
 
   close(): void {

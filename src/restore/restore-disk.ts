@@ -38,10 +38,9 @@ export async function restoreDisk(
   const source = await openSource(tree, disk, { evenWithoutSums: request.keepGoing });
   try {
     const job: RestoreJob = { ...context, source, request };
-    const { reached, ...result } = await (inPlace(request, target) ? overwriteTarget : createImage)(
-      job,
-      target,
-    );
+    const { reached, ...result } = await (target.kind !== 'nothing' && inPlace(request, target)
+      ? overwriteTarget(job, target)
+      : createImage(job, target));
     const { size, chunkSize, chunkCount } = source.disk;
     const { file: to } = target;
     return { disk, to, format: request.format, size, chunkSize, chunks: chunkCount, ...result };

@@ -8,7 +8,14 @@ const SECTOR_BYTES = 512;
 /** What is at the place that an image shall be restored to. `file` is absolute, and free of symbolic links if it exists. */
 export type Target =
   | { readonly kind: 'nothing'; readonly file: string }
-  | { readonly kind: 'file'; readonly file: string; readonly size: number }
+  | {
+      readonly kind: 'file';
+      readonly file: string;
+      readonly size: number;
+      /** As stat(2) has them, of the file that was there. */
+      readonly device: number;
+      readonly inode: number;
+    }
   | { readonly kind: 'device'; readonly file: string; readonly size: number };
 
 /** Size in bytes of a block device. */
@@ -37,7 +44,14 @@ export function examineTarget(given: string): Target {
   if (file === undefined) return newTarget(given);
   const stat = fs.statSync(file, { bigint: true });
   if (stat.isBlockDevice()) return { kind: 'device', file, size: deviceSize(file, stat.rdev) };
-  if (stat.isFile()) return { kind: 'file', file, size: Number(stat.size) };
+  if (stat.isFile())
+    return {
+      kind: 'file',
+      file,
+      size: Number(stat.size),
+      device: Number(stat.dev),
+      inode: Number(stat.ino),
+    };
   throw usage(`${given} is no file and no block device`, {
     hint: 'to write into a pipe, use --to=- and redirect the output',
   });

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { messageOf } from '../errors.js';
-import { writersOf } from '../host/file-writers.js';
+import { usersOfFiles } from '../host/file-users.js';
 import { bootId } from '../host/process-identity.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
@@ -71,10 +71,9 @@ function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): 
       return `${path} was written a moment ago: whether it is written again in the same moment its times would not tell`;
     if (isWrittenByQemu(path)) return `QEMU has ${path} open for writing`;
   }
-  const { writers, hidden } = writersOf(
-    files.map(({ device, inode }) => ({ device: BigInt(device), inode: BigInt(inode) })),
-  );
-  if (writers.length > 0) return `${writers.join(', ')} has it open for writing`;
+  const identities = files.map(({ device, inode }) => ({ device: BigInt(device), inode: BigInt(inode) }));
+  const { users, hidden } = usersOfFiles(identities, 'write');
+  if (users.length > 0) return `${users.join(', ')} has it open for writing`;
   return hidden
     ? 'not every process shows whether it has it open for writing (that takes root, and in a container CAP_SYS_PTRACE)'
     : undefined;

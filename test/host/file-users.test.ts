@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type FileIdentity, writersOf } from '../../src/host/file-writers.js';
+import { type FileIdentity, fileIdentity, usersOfFiles } from '../../src/host/file-users.js';
 import { temporaryDirectory } from '../support/images.js';
 import { program, requireAll } from '../support/requirements.js';
 
@@ -21,8 +21,11 @@ afterAll(() => {
 });
 
 function identity(): FileIdentity {
-  const { dev, ino } = fs.statSync(file, { bigint: true });
-  return { device: dev, inode: ino };
+  return fileIdentity(fs.statSync(file, { bigint: true }));
+}
+
+function writers(): readonly string[] {
+  return usersOfFiles([identity()], 'write').users;
 }
 
 /** A process that has done what the Python line says; ends when `work` has. */
@@ -36,7 +39,7 @@ async function whileRunning(line: string, work: (name: string) => void): Promise
   await new Promise((resolve) => child.once('exit', resolve));
 }
 
-describe('writersOf', () => {
+describe('those who can write to a file', () => {
   it.each([
     ["f = open(sys.argv[1], 'r+b')"],
     ["f = open(sys.argv[1], 'ab')"],
@@ -46,8 +49,8 @@ describe('writersOf', () => {
     // The descriptor is closed, the memory shared.
     ['f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.close(f)'],
   ])('finds %s', async (line) => {
-    await whileRunning(line, (name) => expect(writersOf([identity()]).writers).toEqual([name]));
-    expect(writersOf([identity()]).writers).toEqual([]);
+    await whileRunning(line, (name) => expect(writers()).toEqual([name]));
+    expect(writers()).toEqual([]);
   });
 
   it.each([
@@ -55,12 +58,18 @@ describe('writersOf', () => {
     ["f = open(sys.argv[1] + '.other', 'wb')"],
     ['f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 8192, mmap.MAP_PRIVATE)'],
   ])('passes over %s', async (line) => {
-    await whileRunning(line, () => expect(writersOf([identity()]).writers).toEqual([]));
+    await whileRunning(line, () => expect(writers()).toEqual([]));
   });
 
   it('finds this very process', () => {
     const fd = fs.openSync(file, 'r+');
-    expect(writersOf([identity()]).writers).toEqual([expect.stringContaining(`(${process.pid})`)]);
+    expect(writers()).toEqual([expect.stringContaining(`(${process.pid})`)]);
     fs.closeSync(fd);
+  });
+});
+
+it('those who read a file are found when they are asked for', async () => {
+  await whileRunning("f = open(sys.argv[1], 'rb')", (name) => {
+    expect(usersOfFiles([identity()], 'any').users).toContain(name);
   });
 });

@@ -1,15 +1,19 @@
 import * as fs from 'node:fs';
 import { systemCode } from '../errors.js';
 
-/** A file, whatever its name. */
+/** A file or block device, whatever its name: there can be several nodes of one device, each with an inode of its own. */
 export interface FileIdentity {
+  /** Of the file system that it is on; a block device's own. */
   readonly device: bigint;
-  readonly inode: bigint;
+  readonly inode: bigint | 'block';
 }
 
-export interface FileWriters {
-  /** `qemu-system-x86 (1234)`: each process that has one of the files open for writing, or shares memory with it. */
-  readonly writers: readonly string[];
+/** What is looked for: processes that can write to a file, or those that have it open at all. */
+type Access = 'write' | 'any';
+
+export interface FileUsers {
+  /** `qemu-system-x86 (1234)`: each process that has one of the files open so, or shares memory with it. */
+  readonly users: readonly string[];
   /** Whether there are processes whose files we may not see. */
   readonly hidden: boolean;
 }
@@ -46,22 +50,29 @@ function look<T>(work: () => T): T | undefined {
   }
 }
 
-function isOneOf(files: readonly FileIdentity[], path: string): boolean {
-  const stat = look(() => fs.statSync(path, { bigint: true }));
-  return files.some(({ device, inode }) => stat?.dev === device && stat.ino === inode);
+export function fileIdentity(stat: fs.BigIntStats): FileIdentity {
+  return stat.isBlockDevice() ? { device: stat.rdev, inode: 'block' } : { device: stat.dev, inode: stat.ino };
 }
 
-function hasOpen(pid: string, files: readonly FileIdentity[]): boolean {
+function isOneOf(files: readonly FileIdentity[], path: string): boolean {
+  const stat = look(() => fs.statSync(path, { bigint: true }));
+  if (stat === undefined) return false;
+  const found = fileIdentity(stat);
+  return files.some(({ device, inode }) => found.device === device && found.inode === inode);
+}
+
+function hasOpen(pid: string, files: readonly FileIdentity[], access: Access): boolean {
   return (look(() => fs.readdirSync(`/proc/${pid}/fd`)) ?? []).some((fd) => {
     const link = look(() => fs.readlinkSync(`/proc/${pid}/fd/${fd}`));
     if (link === undefined || NO_FILE.test(link)) return false;
     const info = look(() => readHead(`/proc/${pid}/fdinfo/${fd}`));
     if (info === undefined) return false;
     const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(info)?.[1] ?? '2', 8);
-    if ((flags & ACCESS_MODE) === 0) return false;
+    if (access === 'write' && (flags & ACCESS_MODE) === 0) return false;
     // Since Linux 5.14; saves a stat of each, which on a file system that hangs would hang, too.
     const inode = /^ino:\s*([0-9]+)$/m.exec(info)?.[1];
-    if (inode !== undefined && !files.some((file) => String(file.inode) === inode)) return false;
+    const mayBe = (file: FileIdentity) => file.inode === 'block' || String(file.inode) === inode;
+    if (inode !== undefined && !files.some(mayBe)) return false;
     return isOneOf(files, `/proc/${pid}/fd/${fd}`);
   });
 }
@@ -78,16 +89,19 @@ function nameOf(pid: string): string {
   return `${look(() => fs.readFileSync(`/proc/${pid}/comm`, 'utf8').trim()) ?? '?'} (${pid})`;
 }
 
-/** Who can write to the files at this moment, as far as /proc shows: processes of other process namespaces it does not. */
-export function writersOf(files: readonly FileIdentity[]): FileWriters {
-  const writers: string[] = [];
+/**
+ * Who can write to the files at this moment, or has them open, as far as /proc shows: processes of other process namespaces it does
+ * not.
+ */
+export function usersOfFiles(files: readonly FileIdentity[], access: Access): FileUsers {
+  const users: string[] = [];
   let hidden = false;
   for (const pid of fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name))) {
     try {
-      if (hasOpen(pid, files) || hasMapped(pid, files)) writers.push(nameOf(pid));
+      if (hasOpen(pid, files, access) || hasMapped(pid, files)) users.push(nameOf(pid));
     } catch {
       hidden = true;
     }
   }
-  return { writers, hidden };
+  return { users, hidden };
 }
