@@ -45,9 +45,14 @@ export type LiveChain = v.InferOutput<typeof liveChain>;
 export type LiveDisk = v.InferOutput<typeof liveDisk>;
 export type Layer = v.InferOutput<typeof layer>;
 
-/** Where it is kept, however long the layers live. */
+/** Where they are kept, one file for each VM. */
+export function liveChainsDirectory(state: StateDirectory): string {
+  return path.join(state.root, 'chains');
+}
+
+/** Where one is kept, however long the layers live. */
 export function liveChainFile(state: StateDirectory, name: string): string {
-  return path.join(state.root, 'chains', `${name}.json`);
+  return path.join(liveChainsDirectory(state), `${name}.json`);
 }
 
 /** Undefined: chunkmount made no layers of that VM. Throws when the file is damaged. */

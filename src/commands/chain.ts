@@ -1,7 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
-import { refuseUnderOverlay } from '../backup/refuse-under-overlay.js';
 import type { DiskCopy, Point } from '../chain/chain-record.js';
 import { choosePoint, openChain, restorePoint } from '../chain/restore-point.js';
 import { type ChainResult, type ConsolidateMethod, runChain } from '../chain/run-chain.js';
@@ -20,6 +19,7 @@ import { type CommandContext, type CommandModule, printResult } from './context.
 import { countOf } from './count-of.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
 import { parseChoice, parseList } from './parse.js';
+import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 import { selectSources } from './sources.js';
 
 /** The options as commander has them. */
@@ -190,7 +190,10 @@ export async function runChainRestore(
     });
   });
   const restored = targetsOf(copies, options.to, options.format);
-  for (const { to } of restored) refuseUnderOverlay(to, stateDirectory(options));
+  refusePartsOfDisks(
+    restored.map(({ to }) => to),
+    stateDirectory(options),
+  );
   for (const one of restored) {
     await restorePoint({ directory, ...one, force: options.force === true, reporter, signal }, record);
     reporter.notice(`disk ${one.copy.target} of ${record.name} as of ${point.time} restored to ${one.to}`);

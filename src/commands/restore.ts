@@ -1,7 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
-import { refuseUnderOverlay } from '../backup/refuse-under-overlay.js';
 import { ChunkmountError, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
@@ -23,6 +22,7 @@ import {
 } from './define-options.js';
 import { parseList } from './parse.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
+import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 
 export interface RestoreOptions {
   readonly tree: string;
@@ -202,7 +202,7 @@ async function toPaths(
   const { compression, force, delta, keepGoing } = options;
   const results: RestoreResult[] = [];
   const places = destinations(tree, targets, options);
-  if (options.state !== undefined) for (const to of places.values()) refuseUnderOverlay(to, options.state);
+  if (options.state !== undefined) refusePartsOfDisks([...places.values()], options.state);
   for (const [target, to] of places) {
     const format = options.format ?? (to.endsWith('.qcow2') ? 'qcow2' : 'raw');
     const request = { to, format, compression, force, delta, keepGoing };
