@@ -74,6 +74,13 @@ export class BackedUpVm {
     fs.writeFileSync(this.path(name), content, { mode });
   }
 
+  /** Defines one more VM, which stays off, with an empty disk. */
+  async defineOther(name: string): Promise<void> {
+    const image = this.path(`${name}.img`);
+    fs.writeFileSync(image, Buffer.alloc(CHUNK));
+    await this.#libvirt!.define(name, [{ target: 'vda', path: image, format: 'raw' }], { start: false });
+  }
+
   /** Runs a program; throws with all that was said unless it exits with 0. Returns its stdout. */
   async run(argv: readonly string[], { env = {}, cwd }: Command = {}): Promise<string> {
     const [file = '', ...args] = argv;

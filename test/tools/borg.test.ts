@@ -11,7 +11,10 @@ const env = {
   BORG_PASSPHRASE: 'secret',
   KEEP: '--keep-last=2',
 };
-const backup = () => vm.run([path.join(EXAMPLES, 'borg/borg-daily'), 'mail01', ...OPTIONS], { env });
+const backup = (name = 'mail01') =>
+  vm.run([path.join(EXAMPLES, 'borg/borg-daily'), name, ...OPTIONS], { env });
+const archives = async (...options: string[]) =>
+  (await vm.run(['borg', 'list', '--short', ...options], { env })).split('\n');
 
 describe('examples/borg', () => {
   beforeAll(async () => {
@@ -29,16 +32,26 @@ describe('examples/borg', () => {
     await backup();
     expect(vm.chunksRead()).toEqual([CHUNKS, 0, changed.length]);
 
-    const archives = (await vm.run(['borg', 'list', '--short'], { env })).split('\n');
-    expect(archives).toEqual([2, 3].map(() => expect.stringMatching(/^mail01-.*T.*Z$/)));
+    const names = await archives();
+    expect(names).toEqual([2, 3].map(() => expect.stringMatching(/^mail01-.*T.*Z$/)));
     for (const [archive = '', content] of [
-      [archives[0], first],
-      [archives[1], await vm.content()],
+      [names[0], first],
+      [names[1], await vm.content()],
     ] as const) {
       const target = vm.path(archive);
       fs.mkdirSync(target);
       await vm.run(['borg', 'extract', `::${archive}`], { env, cwd: target });
       await vm.expectRestorable(target, content);
     }
+  });
+
+  it('removes no backup of a VM whose name begins with that of another', async () => {
+    await vm.defineOther('mail01-db');
+    await backup('mail01-db');
+    const [other] = await archives('--glob-archives=mail01-db-*');
+    for (let i = 0; i < 2; i++) await backup();
+    expect(await archives('--glob-archives=mail01-????-??-??T??????Z')).toHaveLength(2);
+    expect(await archives('--glob-archives=mail01-db-*')).toEqual([other]);
+    expect(other).toMatch(/^mail01-db-\d/);
   });
 });
