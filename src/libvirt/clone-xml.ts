@@ -1,7 +1,8 @@
 import type { Document, Element } from '@xmldom/xmldom';
 import { cloneDisks, type DiskImage } from './clone-disks.js';
+import { parseDefinition } from './definition.js';
 import { hostReach } from './host-reach.js';
-import { attribute, child, children, parseXml, rootOf, serializeXml, textOf } from './xml.js';
+import { attribute, child, children, rootOf, serializeXml, textOf } from './xml.js';
 
 /** Who the VM is to be. `new`: with the UUID given, and MAC addresses that libvirt makes up. */
 export type CloneIdentity = { readonly kind: 'same' } | { readonly kind: 'new'; readonly uuid: string };
@@ -130,7 +131,7 @@ function setNvram(document: Document, domain: Element, request: CloneRequest): s
  * Throws when the XML is damaged.
  */
 export function cloneXml(xml: string, request: CloneRequest): Clone {
-  const document = parseXml(xml, 'domain');
+  const document = parseDefinition(xml);
   const domain = rootOf(document);
   domain.removeAttribute('id');
   setChildText(document, domain, 'name', request.name);

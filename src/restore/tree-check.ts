@@ -3,7 +3,8 @@ import { directoryCount } from '../chunks/geometry.js';
 import { layoutOf } from '../chunks/layout.js';
 import { type ManifestDisk, type ManifestExtra, topLevelNames } from '../chunks/manifest.js';
 import { systemCode } from '../errors.js';
-import { child, parseXml, rootOf, textOf } from '../libvirt/xml.js';
+import { parseDefinition } from '../libvirt/definition.js';
+import { child, rootOf, textOf } from '../libvirt/xml.js';
 import { type FileProblem, fileProblem } from './problem.js';
 import type { Tree } from './tree.js';
 import { listNames, openDirectory, statFile } from './tree-files.js';
@@ -119,7 +120,7 @@ function checkXml(tree: Tree): FileProblem[] {
   const { domainXml: file, name, uuid } = tree.manifest;
   if (file === null) return [];
   try {
-    const domain = rootOf(parseXml(tree.readText(file), 'domain'));
+    const domain = rootOf(parseDefinition(tree.readText(file)));
     return [
       ...same(file, 'name', textOf(child(domain, 'name')), name),
       ...(uuid === null

@@ -5,8 +5,9 @@ import type { ManifestExtra } from '../chunks/manifest.js';
 import { ChunkmountError, messageOf, systemCode, usage } from '../errors.js';
 import type { DiskImage } from '../libvirt/clone-disks.js';
 import { type CloneRequest, cloneXml } from '../libvirt/clone-xml.js';
+import { parseDefinition } from '../libvirt/definition.js';
 import type { Virsh } from '../libvirt/virsh.js';
-import { child, parseXml, rootOf, textOf } from '../libvirt/xml.js';
+import { child, rootOf, textOf } from '../libvirt/xml.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Tree } from './tree.js';
 import { checkExtra, extraOf } from './tree-extra.js';
@@ -81,7 +82,7 @@ function reading<T>(tree: Tree, work: () => T): T {
 }
 
 function uuidIn(xml: string): string | undefined {
-  const uuid = textOf(child(rootOf(parseXml(xml, 'domain')), 'uuid'))?.toLowerCase();
+  const uuid = textOf(child(rootOf(parseDefinition(xml)), 'uuid'))?.toLowerCase();
   return uuid !== undefined && UUID.test(uuid) ? uuid : undefined;
 }
 

@@ -225,6 +225,18 @@ describe('refuses before anything is written', () => {
     expect(expectError(await define(), 2).message).toContain('has no domain XML');
   });
 
+  it('XML of which libvirt would take more than was looked at', async () => {
+    vmTree(tree);
+    const xml = path.join(tree, 'mail01.xml');
+    const more =
+      "<devices><filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem></devices>";
+    fs.writeFileSync(xml, vmXml().replace('</domain>', `${more}</domain>`));
+    expect(expectError(await define(), 4).message).toContain(
+      'mail01.xml: the XML of a <domain> has more than',
+    );
+    expect(await names()).toEqual([]);
+  });
+
   it('a file system that is too small', async () => {
     vmTree(tree);
     const small = chunkmount.path(`small-${count}`);

@@ -6,7 +6,7 @@ import type { VerifyReport } from '../../src/restore/verify.js';
 import { build, program, requireAll } from '../support/requirements.js';
 import { chunkFile, testBytes, writeTree, xxh64 } from '../support/trees.js';
 import { built, errorOf, RecordingContext, temporaryDirectory } from './built.js';
-import { CHUNK, CHUNKS, demoContent, demoTree, editManifest, flipBit, UUID } from './demo-tree.js';
+import { CHUNK, CHUNKS, demoContent, demoTree, editManifest, flipBit, UUID, XML } from './demo-tree.js';
 
 type Module = typeof import('../../src/commands/verify.js');
 let runVerify: Module['runVerify'];
@@ -87,6 +87,15 @@ describe('verify', () => {
     );
     const { problems } = await report({ tree: root });
     expect(problems).toMatchObject([{ kind: 'xml', path: 'mail01.xml' }]);
+  });
+
+  it('names domain XML of which libvirt would take more than we see', async () => {
+    const { root } = demoTree();
+    const xml = path.join(root, 'mail01.xml');
+    fs.writeFileSync(xml, XML.replace('</domain>', '<devices/><devices><filesystem/></devices></domain>'));
+    const { problems } = await report({ tree: root });
+    const message = 'mail01.xml: the XML of a <domain> has more than one <devices> in its <domain>';
+    expect(problems).toEqual([{ kind: 'xml', path: 'mail01.xml', message }]);
   });
 
   it('looks at the disks that it is told to', async () => {
