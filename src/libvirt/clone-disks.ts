@@ -14,8 +14,11 @@ export interface DiskImage {
 
 export interface CloneDisksRequest {
   readonly disks: readonly DiskImage[];
-  readonly exists: (path: string) => boolean;
+  readonly exists: Exists;
 }
+
+/** Whether this host has a file or device of that absolute path. */
+type Exists = (path: string) => boolean;
 
 /** Of the image that was, and wrong for the one that is. */
 const OF_THE_OLD_IMAGE = ['source', 'backingStore', 'mirror', 'auth', 'encryption'];
@@ -38,6 +41,13 @@ function driverOf(document: Document, disk: Element): Element {
   return driver;
 }
 
+function putSource(document: Document, disk: Element, place: string, path: string): Element {
+  const source = document.createElement('source');
+  source.setAttribute(place, path);
+  disk.insertBefore(source, child(disk, 'target') ?? null);
+  return source;
+}
+
 /** Puts a disk on its new image. Returns what is to be said about it. */
 function useImage(document: Document, disk: Element, image: DiskImage): string[] {
   const notices: string[] = [];
@@ -55,30 +65,36 @@ function useImage(document: Document, disk: Element, image: DiskImage): string[]
   }
   // Such a disk gets an overlay of libvirt's at each start, which would lie on ours.
   if (image.overlay) removeAll(disk, 'transient');
-  const source = document.createElement('source');
-  source.setAttribute('file', image.file);
-  disk.insertBefore(source, child(disk, 'target') ?? null);
+  putSource(document, disk, 'file', image.file);
   return notices;
 }
 
-/** Leaves the drive as it is, with its medium if that is a file or device of this host. */
-function keepDrive(disk: Element, target: string, exists: (path: string) => boolean): string[] {
-  const source = child(disk, 'source');
-  if (source === undefined) return [];
-  const medium = attribute(source, 'file') ?? attribute(source, 'dev');
-  if (medium?.startsWith('/') === true && exists(medium)) return [];
+/** Which attribute of a `<source>` is the medium, for the types of disk that have it on this host. */
+const MEDIUM: Readonly<Record<string, string>> = { file: 'file', block: 'dev' };
+
+/** Leaves the drive, with its medium if that is a file or device of this host that the guest cannot write to: a CD. */
+function keepDrive(document: Document, disk: Element, target: string, exists: Exists): string[] {
+  const old = child(disk, 'source');
+  const place = MEDIUM[attribute(disk, 'type') ?? 'file'];
+  const medium = place === undefined ? undefined : attribute(old, place);
+  const floppy = attribute(disk, 'device') === 'floppy';
   for (const name of OF_THE_OLD_IMAGE) removeAll(disk, name);
+  if (place !== undefined && medium?.startsWith('/') === true && !floppy && exists(medium)) {
+    // Made anew: what else the old one has may lead elsewhere.
+    const source = putSource(document, disk, place, medium);
+    const policy = attribute(old, 'startupPolicy');
+    if (policy !== undefined) source.setAttribute('startupPolicy', policy);
+    return [`the guest sees ${medium} of this host in drive ${target}`];
+  }
   disk.setAttribute('type', 'file');
-  return [
-    `the medium ${medium ?? ''} in drive ${target} is not on this host: the drive is empty`.replace(
-      '  ',
-      ' ',
-    ),
-  ];
+  if (old === undefined) return [];
+  const what = medium === undefined ? 'the medium' : `the medium ${medium}`;
+  const why = floppy ? 'could be written to' : 'is not on this host';
+  return [`${what} in drive ${target} ${why}: the drive is empty`];
 }
 
 /**
- * Puts the disks of a domain on the images given; disks without an image are taken out, drives for media stay. Returns what
+ * Puts the disks of a domain on the images given; disks without an image are taken out, drives for media stay, only CDs in them. Returns what
  * the administrator ought to know. Throws for a disk without a target, and for a target that occurs twice.
  */
 export function cloneDisks(document: Document, domain: Element, request: CloneDisksRequest): string[] {
@@ -93,7 +109,7 @@ export function cloneDisks(document: Document, domain: Element, request: CloneDi
     const image = request.disks.find((one) => one.target === target);
     if (image !== undefined) notices.push(...useImage(document, disk, image));
     else if (['cdrom', 'floppy'].includes(attribute(disk, 'device') ?? '')) {
-      notices.push(...keepDrive(disk, target, request.exists));
+      notices.push(...keepDrive(document, disk, target, request.exists));
     } else {
       disk.parentNode?.removeChild(disk);
       notices.push(`disk ${target} is not in the tree, and is taken out`);

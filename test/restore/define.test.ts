@@ -141,6 +141,7 @@ describe('restore --define', () => {
     expect(exitCode, stderr).toBe(0);
     expect(stderr).toContain('mail01: disk vdc is not in the tree, and is taken out');
     expect(stderr).toContain('mail01: the medium /nowhere/install.iso in drive sda is not on this host');
+    expect(stderr).toContain(`mail01: the guest sees ${medium} of this host in drive sdb`);
     const { disks } = await loadDomain(libvirt.virsh, 'mail01');
     expect(disks.map(({ target, path: file }) => [target, file])).toEqual([
       ['vda', path.join(storage, 'mail01-vda.raw')],
