@@ -97,8 +97,8 @@ function freeSocket(channel: Element): void {
 
 function unplug(document: Document, domain: Element): void {
   for (const card of devicesOf(domain, 'interface')) {
-    const link = child(card, 'link') ?? appended(document, card, 'link');
-    link.setAttribute('state', 'down');
+    removeAll(card, 'link');
+    appended(document, card, 'link').setAttribute('state', 'down');
   }
 }
 
@@ -114,8 +114,12 @@ function setNvram(document: Document, domain: Element, request: CloneRequest): s
     return [];
   }
   if (old === undefined) return [];
-  const path = textOf(old) ?? attribute(child(old, 'source'), 'file');
+  const source = child(old, 'source');
+  const path = source === undefined ? textOf(old) : attribute(source, 'file');
   if (request.identity.kind === 'same' && path !== undefined && request.exists(path)) {
+    // Made anew: a source may name a device or host besides.
+    old.removeAttribute('type');
+    old.textContent = path;
     return [`its NVRAM is not in the tree: it uses ${path}, which is on this host`];
   }
   // Without a path libvirt takes one that belongs to the VM's name, and makes the file from the template.

@@ -49,7 +49,11 @@ export async function resumeMemory({ tree, plan, virsh, reporter, signal }: Resu
       progress.end();
     }
     // What runs had to be described as it was when it was saved: its addresses, for one.
-    const { xml } = cloneXml(await savedXml(virsh, copy), plan.clone);
+    const { xml, notices } = cloneXml(await savedXml(virsh, copy), plan.clone);
+    // Nothing makes sure that it says the same as the domain XML beside it.
+    for (const notice of notices) {
+      if (!plan.notices.includes(notice)) reporter.notice(`${plan.name}: ${notice}`);
+    }
     await restoreMemory(virsh, copy, xml);
   } catch (error) {
     throw failed(`${plan.name} is restored and defined, but its memory is not: ${messageOf(error)}`, {

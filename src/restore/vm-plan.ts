@@ -41,6 +41,8 @@ export interface VmPlan {
   readonly nvram: { readonly extra: ManifestExtra; readonly file: string } | undefined;
   /** The definition. */
   readonly xml: string;
+  /** What has been said about it. */
+  readonly notices: readonly string[];
   /** The request for it, to make the same of other XML of this VM. */
   readonly clone: CloneRequest;
 }
@@ -124,5 +126,5 @@ export async function planVm(virsh: Virsh, request: VmRequest, reporter: Reporte
   };
   const { xml, notices } = reading(tree, () => cloneXml(original, clone));
   for (const notice of notices) reporter.notice(`${name}: ${notice}`);
-  return { name, uuid, storage, disks, nvram, xml, clone };
+  return { name, uuid, storage, disks, nvram, xml, notices, clone };
 }

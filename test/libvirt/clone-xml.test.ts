@@ -54,7 +54,7 @@ describe('who the clone is', () => {
 
   it('can have its network cables unplugged, also one that was plugged in', () => {
     const cards = `<interface type='network'><source network='a'/></interface>
-      <interface type='network'><source network='b'/><link state='up'/></interface>`;
+      <interface type='network'><source network='b'/><link state='up'/><link state='up'/></interface>`;
     const { root } = clone(domain(cards), { network: false });
     const links = children(child(root, 'devices')!, 'interface').map((card) =>
       children(card, 'link').map((link) => attribute(link, 'state')),
@@ -260,5 +260,12 @@ describe('NVRAM', () => {
     const { nvram } = text(old, { identity: { kind: 'same' }, exists: () => true });
     expect(nvram).toContain('/nvram/mail01_VARS.fd');
     expect(text(old, { identity: { kind: 'same' } }).nvram).toBe('<nvram template="/t.fd"/>');
+  });
+
+  it('of the original is the one that is told of', () => {
+    const both = "<nvram type='block'>/nvram/text.fd<source dev='/dev/sda' file='/nvram/file.fd'/></nvram>";
+    const { nvram, notices } = text(both, { identity: { kind: 'same' }, exists: () => true });
+    expect(nvram).toBe('<nvram>/nvram/file.fd</nvram>');
+    expect(notices).toEqual(['its NVRAM is not in the tree: it uses /nvram/file.fd, which is on this host']);
   });
 });

@@ -347,20 +347,26 @@ describe('--resume', () => {
       fs.writeFileSync(file, content);
       return { target, path: file, format: 'raw' };
     });
+    const file = chunkmount.path('channel');
     const domain = await libvirt.define('mail01', disks, {
       uuid: UUID,
-      devices: `<interface type='user'><mac address='${MAC}'/><model type='virtio'/></interface>`,
+      devices: `<interface type='user'><mac address='${MAC}'/><model type='virtio'/></interface>
+        <channel type='file'><source path='${file}'/><target type='virtio' name='x'/></channel>`,
     });
-    const xml = await libvirt.virsh.dumpXml(domain.uuid, { inactive: true });
+    const full = await libvirt.virsh.dumpXml(domain.uuid, { inactive: true });
+    const xml = full.replace(/<channel type='file'>.*?<\/channel>/s, '');
     const state = chunkmount.path('saved');
     await libvirt.virsh.call('save', ['--domain', domain.uuid, '--file', state]);
     await libvirt.remove(domain);
-    for (const { path: file } of disks) fs.rmSync(file);
+    for (const disk of disks) fs.rmSync(disk.path);
     vmTree(tree, { extras: [{ file: 'mail01.state', kind: 'state', content: fs.readFileSync(state) }] });
     fs.writeFileSync(path.join(tree, 'mail01.xml'), xml);
     expect(expectError(await define('--resume', '--name=other'), 2).message).toContain('cannot be renamed');
 
-    await defined('--resume');
+    const { exitCode, stderr } = await define('--resume');
+    expect(exitCode, stderr).toBe(0);
+    // Only the definition in the memory has it.
+    expect(stderr).toContain(`mail01: a channel device writes to ${file}`);
     const now = await loadDomain(libvirt.virsh, 'mail01');
     expect(now).toMatchObject({ uuid: UUID, state: 'running', persistent: true });
     await expectRestored('mail01');
