@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { ChunkmountError, failed, systemCode } from '../errors.js';
 import { pageBuffer } from '../host/page-buffer.js';
 import type { ChunkSource } from './chunk-source.js';
@@ -13,10 +14,22 @@ export interface StreamResult {
   readonly damageCount: number;
 }
 
-/** Resolves when the stream has taken the bytes, so that their buffer can be used again. */
-function write(stream: NodeJS.WritableStream, data: Uint8Array): Promise<void> {
+/** So often the event loop runs, or no signal would arrive: Node.js writes to files and devices synchronously. */
+const BREATHE_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Resolves when the stream has taken the bytes, so that their buffer can be used again. Rejects when `signal` is aborted meanwhile:
+ * whoever reads a pipe may have stopped, and never go on.
+ */
+function write(stream: NodeJS.WritableStream, data: Uint8Array, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    stream.write(data, (error) => (error == null ? resolve() : reject(error)));
+    const stop = () => reject(signal.reason);
+    signal.addEventListener('abort', stop, { once: true });
+    stream.write(data, (error) => {
+      signal.removeEventListener('abort', stop);
+      if (error == null) resolve();
+      else reject(error);
+    });
   });
 }
 
@@ -39,6 +52,9 @@ export async function restoreToStream(
     return await copy(source, stream, options, (bytes) => task.advance(bytes));
   } catch (error) {
     if (error instanceof ChunkmountError) throw error;
+    if (options.signal.aborted) {
+      throw interrupted(disk, 'what has been written is the beginning of the disk');
+    }
     throw failed(`the output cannot be written: ${systemCode(error) ?? error}`, { cause: error });
   } finally {
     stream.off('error', ignore);
@@ -56,17 +72,22 @@ async function copy(
   const damage: ChunkDamage[] = [];
   let damageCount = 0;
   const buffer = pageBuffer(source.disk.chunkSize);
+  let unheard = 0;
   for (let index = 0; index < source.disk.chunkCount; index++) {
-    if (signal.aborted)
-      throw interrupted(source.disk.target, 'what has been written is the beginning of the disk');
+    signal.throwIfAborted();
     const { length, error } = readOrZeros(source, index, buffer);
     if (error !== undefined) {
       if (!keepGoing) throw error;
       damageCount++;
       if (damage.length < MAX_LISTED) damage.push(error.damage);
     }
-    await write(stream, buffer.subarray(0, length));
+    await write(stream, buffer.subarray(0, length), signal);
     advance(length);
+    unheard += length;
+    if (unheard >= BREATHE_BYTES) {
+      await setImmediate();
+      unheard = 0;
+    }
   }
   return { damage, damageCount };
 }
