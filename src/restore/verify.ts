@@ -24,7 +24,7 @@ export interface VerifyRequest {
   /** Targets; all disks if undefined. */
   readonly disks?: readonly string[] | undefined;
   readonly sample: Sample;
-  /** Directory of a tree that this one shall be equal to. */
+  /** Directory of a tree that this one, or those disks of it, shall be equal to. */
   readonly against?: string | undefined;
   /** The tree is a copy of a chunkfs mount. */
   readonly plain?: PlainShape | undefined;
@@ -107,6 +107,7 @@ async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyR
     problems.add(checkTopLevel(tree));
     const reports: DiskReport[] = [];
     for (const disk of disks) reports.push(await verifyDisk(tree, disk, other, request, problems));
+    if (other !== undefined && request.disks === undefined) problems.add(missingDisks(tree, other));
     const { list, count: problemCount } = problems;
     const facts = { tree: tree.root, name, snapshotTime, consistency, hasSums: !tree.isPlain };
     return { ...facts, intact: problemCount === 0, disks: reports, problemCount, problems: list };
@@ -172,11 +173,23 @@ async function verifyChunks(
   }
 }
 
+/** The disks that only another tree has. */
+function missingDisks(tree: Tree, other: Tree): Problem[] {
+  const here = new Set(tree.manifest.disks.map(({ target }) => target));
+  return other.manifest.disks
+    .filter(({ target }) => !here.has(target))
+    .map(({ target }) => noDisk(tree, target));
+}
+
+function noDisk(tree: Tree, target: string): Problem {
+  return { kind: 'disk', path: target, message: `${tree.root} has no disk ${target}` };
+}
+
 /** Names the chunks that another tree has other sums of. */
 function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Problems): void {
   const theirs = other.manifest.disks.find(({ target }) => target === disk.target);
   if (theirs === undefined) {
-    problems.add([{ kind: 'disk', path: disk.target, message: `${other.root} has no disk ${disk.target}` }]);
+    problems.add([noDisk(other, disk.target)]);
     return;
   }
   const otherSums = readSums(other, theirs);

@@ -174,6 +174,22 @@ describe('verify --against', () => {
     writeTree(other, { disks: [{ target: 'vdb', content: old.content }] });
     expect((await report({ tree: old.root, against: other })).problems).toMatchObject([
       { kind: 'disk', path: 'vda' },
+      { kind: 'disk', path: 'vdb' },
     ]);
+  });
+
+  it('sees that a disk is missing, unless it is told which ones to look at', async () => {
+    const directory = temporaryDirectory();
+    const [tree, against] = ['one', 'two'].map((name) => path.join(directory, name)) as [string, string];
+    const disks = ['vda', 'vdb'].map((target, i) => ({ target, content: testBytes(100_000, i) }));
+    writeTree(tree, { disks: disks.slice(0, 1) });
+    writeTree(against, { disks });
+    const message = `${tree} has no disk vdb`;
+    expect(await report({ tree, against })).toMatchObject({
+      intact: false,
+      problemCount: 1,
+      problems: [{ kind: 'disk', path: 'vdb', message }],
+    });
+    expect((await report({ tree, against, disks: ['vda'] })).intact).toBe(true);
   });
 });
