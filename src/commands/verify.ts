@@ -36,7 +36,8 @@ Reads every chunk and compares it with its hash; looks for missing files, files 
 domain XML that is damaged or of another VM. Needs nothing but the tree; "xxhsum -c vda.xxh64" in it checks the chunks, too.
 
 With --sample the content of that share of the chunks is read, others each time, and only the size of the rest.
-With --against, chunks that differ from another tree's (by its sums; it is not read) are problems as well.
+With --against, chunks that differ from another tree's (by its sums; it is not read), and disks that only one of them has, are
+problems as well.
 ${PLAIN_HELP}
 
 Exit status: 0 intact; 1 failed; 2 wrong usage; 4 something is missing or damaged, or differs; 128+n ended by signal n.
