@@ -22,13 +22,16 @@ export interface ConsolidateRequest extends UndoContext {
   readonly virsh: Virsh;
   readonly domain: { readonly name: string; readonly uuid: string };
   readonly liveFile: string;
+  /** Targets of disks that stay as they are. */
+  readonly exclude: readonly string[];
 }
 
-/** The disks that have layers of ours, as they are known; throws unless the VM runs on them as they were left. */
-export async function disksWithLayers({ virsh, domain, liveFile }: ConsolidateRequest): Promise<LiveDisk[]> {
+/** The disks whose layers of ours are to be merged, as they are known; throws unless the VM runs on them as they were left. */
+export async function disksWithLayers(request: ConsolidateRequest): Promise<LiveDisk[]> {
+  const { virsh, domain, liveFile, exclude } = request;
   const live = readLiveChain(liveFile);
   if (live === undefined || live.uuid !== domain.uuid) return [];
-  const layered = live.disks.filter(({ layers }) => layers.length > 0);
+  const layered = live.disks.filter(({ target, layers }) => layers.length > 0 && !exclude.includes(target));
   if (layered.length === 0) return [];
   const now = await loadDomainByUuid(virsh, domain.uuid);
   if (!now.active) {

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { checkName } from '../chunks/names.js';
-import { failed } from '../errors.js';
+import { failed, usage } from '../errors.js';
 import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
 import { readPending } from '../session/journal.js';
@@ -9,7 +9,7 @@ import { selectDisks } from '../snapshot/select.js';
 import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { Point } from './chain-record.js';
 import { type ChainSession, type ChainSessionRequest, inChainSession, settleChain } from './chain-session.js';
-import { liveChainFile, readLiveChain } from './live-chain.js';
+import { type LiveChain, liveChainFile, readLiveChain } from './live-chain.js';
 import { commitLayers } from './merge-layers.js';
 import { pullLayers } from './pull-layers.js';
 import { type PointRequest, takePoint } from './take-point.js';
@@ -25,7 +25,10 @@ export interface ChainRequest extends ChainSessionRequest, Pick<PointRequest, 'f
   readonly to: string | undefined;
   /** Merge the layers afterwards. */
   readonly consolidate: ConsolidateMethod | undefined;
+  /** Disks that are neither put onto a layer and copied, nor merged. */
   readonly exclude: readonly string[];
+  /** Several VMs have one list of excluded disks: each need not have all of them. */
+  readonly amongOthers?: boolean | undefined;
 }
 
 export interface ChainResult {
@@ -38,8 +41,10 @@ export interface ChainResult {
 }
 
 async function copy(request: ChainRequest, to: string, session: ChainSession, virsh: Virsh): Promise<Point> {
-  const { name, state, reporter, signal, full, options, exclude, insisted, commitTimeoutMs } = request;
+  const { name, state, reporter, signal, full, options, insisted, commitTimeoutMs } = request;
   const domain = await loadDomain(virsh, name);
+  const targets = new Set(domain.disks.map(({ target }) => target));
+  const exclude = request.exclude.filter((target) => request.amongOthers !== true || targets.has(target));
   const point = await takePoint({
     virsh,
     domain,
@@ -64,21 +69,39 @@ async function copy(request: ChainRequest, to: string, session: ChainSession, vi
   return point;
 }
 
+/** A disk that was taken out of the VM may still have layers of ours. Throws a usage error for one that never was in it. */
+async function checkExcluded(
+  { name, exclude, amongOthers }: ChainRequest,
+  live: LiveChain | undefined,
+  virsh: Virsh,
+): Promise<void> {
+  if (exclude.length === 0 || amongOthers === true) return;
+  const { disks } = await loadDomain(virsh, name);
+  const targets = [...disks, ...(live?.disks ?? [])].map(({ target }) => target);
+  const unknown = exclude.filter((target) => !targets.includes(target));
+  if (unknown.length === 0) return;
+  throw usage(`${name} has no disk ${unknown.join(', ')} to exclude`, {
+    hint: `see its disks: virsh domblklist ${name}`,
+  });
+}
+
 async function consolidate(
   request: ChainRequest,
   method: ConsolidateMethod,
   session: ChainSession,
   virsh: Virsh,
 ): Promise<string[]> {
-  const { name, state, reporter, signal, commitTimeoutMs } = request;
+  const { name, state, exclude, reporter, signal, commitTimeoutMs } = request;
   const liveFile = liveChainFile(state, name);
   const live = readLiveChain(liveFile);
+  await checkExcluded(request, live, virsh);
   const domain = await virsh.find(name);
   if (live === undefined || live.uuid !== domain.uuid) {
     reporter.notice(`${name} has no layers of ours: there is nothing to merge`);
     return [];
   }
-  const merge = { virsh, domain, liveFile, journal: session.journal, reporter, signal, commitTimeoutMs };
+  const { journal } = session;
+  const merge = { virsh, domain, liveFile, exclude, journal, reporter, signal, commitTimeoutMs };
   return method === 'blockcommit' ? commitLayers(merge) : pullLayers(merge);
 }
 

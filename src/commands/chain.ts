@@ -54,6 +54,7 @@ The VM stays on the layers, also when it is shut down and started again, and has
   --method=blockcommit merges down into the image that was there before, which the VM is on again, alone (default)
   --method=blockpull   merges up into the newest layer; the image that was there before stays below it
 Only layers that chunkmount made are merged, and each is removed when its content is where it belongs, and not before.
+Disks that --exclude names are left as they are: not put onto a layer, not copied, and not merged.
 What blockcommit merged before it was copied is not lost for the chain: the next run compares the whole disk with the
 last copy (which takes as long as reading both) and copies what differs.
 
@@ -129,8 +130,9 @@ export async function runChains(options: ChainOptions, context: CommandContext):
     insisted,
   };
   const names = sources.map(({ name }) => name);
+  const amongOthers = names.length > 1;
   const outcomes = await forEachName(names, signal, async (name) => {
-    const result = await runChain({ ...request, name });
+    const result = await runChain({ ...request, name, amongOthers });
     reporter.notice(summary(result));
     return result;
   });

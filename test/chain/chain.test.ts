@@ -126,6 +126,26 @@ describe.each(['blockcommit', 'blockpull'] as const)('merging by %s', (method) =
     await expectPoints(points);
   });
 
+  it('but not what is excluded: that goes on as it was, and can be merged later', async () => {
+    const points = [await writeAndRun(), await writeAndRun()];
+    points.push(await writeAndRun({ consolidate: method, exclude: ['vdb'] }));
+    const files = layers();
+    const vdb = files.filter((file) => file.startsWith('vdb'));
+    expect(vdb).toHaveLength(2);
+    expect(files).toHaveLength(method === 'blockcommit' ? 2 : 3);
+    const before = await contentsNow();
+    await runOnce({ to: undefined, consolidate: method, exclude: ['vdb'] });
+    expect(layers()).toEqual(files);
+    expect(await contentsNow()).toEqual(before);
+    points.push(await writeAndRun(), await writeAndRun({ consolidate: method }));
+    await expectMerged();
+    for (const [index, contents] of points.entries()) {
+      const targets = index === 2 ? ['vda'] : ['vda', 'vdb'];
+      for (const target of targets)
+        expect((await restored(String(index + 1), target)).equals(contents[target]!), target).toBe(true);
+    }
+  });
+
   it('without a copy: what was not copied yet is in the next point', async () => {
     const points = [await writeAndRun(), await writeAndRun()];
     await write();
@@ -147,6 +167,14 @@ describe.each(['blockcommit', 'blockpull'] as const)('merging by %s', (method) =
       expect(third!).toBeLessThan(full! / 3);
     }
   });
+});
+
+it('a list of excluded disks for several VMs may name those of the others', async () => {
+  await writeAndRun({ exclude: ['vdb', 'vdz'], amongOthers: true });
+  expect(openChain(chain).points[0]!.disks.map(({ target }) => target)).toEqual(['vda']);
+  const merge = { to: undefined, consolidate: 'blockcommit', exclude: ['vdz'] } as const;
+  await expect(runOnce(merge)).rejects.toThrow(/has no disk vdz to exclude/);
+  expect((await runOnce({ ...merge, amongOthers: true })).merged).toHaveLength(1);
 });
 
 it('merges nothing where nothing is ours', async () => {

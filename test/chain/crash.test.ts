@@ -148,9 +148,9 @@ describe('killed while a point is made', () => {
 describe('killed while layers are merged', () => {
   const only = { exclude: ['vdb'] };
   const merge = (journal: DyingJournal) =>
-    commitLayers({ virsh: libvirt.virsh, domain, liveFile: liveFile(), journal, reporter });
+    commitLayers({ virsh: libvirt.virsh, domain, liveFile: liveFile(), exclude: [], journal, reporter });
   const pull = (journal: DyingJournal) =>
-    pullLayers({ virsh: libvirt.virsh, domain, liveFile: liveFile(), journal, reporter });
+    pullLayers({ virsh: libvirt.virsh, domain, liveFile: liveFile(), exclude: [], journal, reporter });
 
   async function expectUnharmed(before: Contents): Promise<void> {
     expect((await contentsNow()).vda!.equals(before.vda!)).toBe(true);
