@@ -37,6 +37,7 @@ dump in its place would keep mount from working, and an rsync --delete from ther
 the trees that were backed up. So collect dumps from BACKUPDIR/mail01.dump/. chunkmount cleanup removes no dump but
 the remains of one that was cut off.
 
+It reads and writes by itself, so it gives way to others when it is started so: nice -n 19 ionice -c 3 chunkmount dump …
 --chunk-size, --transport, --direct-io and --allow-other say how trees are shown, and change nothing in a dump.
 gzip is what virt-backup takes for --compress; zstd is several times as fast, and the VM gets its disks back sooner.
 
