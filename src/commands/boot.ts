@@ -8,6 +8,7 @@ import { discardBoot } from '../restore/boot-undo.js';
 import { addConnectOption, addStateOption, type DirectoryOptions, stateDirectory } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { DEFAULT_STORAGE } from './define-options.js';
+import { addModes, type Mode } from './modes.js';
 
 export interface BootOptions extends DirectoryOptions {
   readonly name?: string;
@@ -81,6 +82,22 @@ export function runBootList(options: BootOptions, context: CommandContext): void
   if (boots.length === 0) context.reporter.notice('no VM is booted from a tree');
 }
 
+/** Two of them, or one with a tree, are refused by themselves. */
+const ACTIONS = ['--finish', '--discard', '--list'];
+
+const BEGUN = { '--connect': 'its libvirt is known since it was booted' };
+
+const MODES: readonly Mode[] = [
+  {
+    name: 'boot TREE',
+    when: (_, args) => args.length > 0,
+    takes: [...ACTIONS, '--name', '--storage', '--no-network', '--connect'],
+  },
+  { name: 'boot --finish', when: ({ finish }) => finish !== undefined, takes: ACTIONS, instead: BEGUN },
+  { name: 'boot --discard', when: ({ discard }) => discard !== undefined, takes: ACTIONS, instead: BEGUN },
+  { name: 'boot --list', when: ({ list }) => list === true, takes: ACTIONS },
+];
+
 type Action = (context: CommandContext) => Promise<void> | void;
 
 /** The one thing that is to be done. */
@@ -100,7 +117,7 @@ function choose(tree: string | undefined, options: BootOptions): Action {
 }
 
 export const bootCommand: CommandModule = (context) =>
-  addConnectOption(addStateOption(new Command('boot')))
+  addModes(addConnectOption(addStateOption(new Command('boot'))), MODES)
     .description('start a VM from a tree at once, without restoring it')
     .argument('[tree]', 'the directory that holds manifest.json')
     .option('--name <name>', "the VM's name (NAME-boot)")

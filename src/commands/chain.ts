@@ -18,6 +18,7 @@ import {
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { addModes, type Mode } from './modes.js';
 import { parseChoice, parseList } from './parse.js';
 import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 import { selectSources } from './sources.js';
@@ -79,20 +80,45 @@ Examples:
   chunkmount chain list /backup/chains/mail01
   chunkmount chain restore /backup/chains/mail01 --at=2026-11-20 --disk=vda --to=/var/tmp/vda.qcow2`;
 
+const OF_VMS = ['--vm', '--all-running', '--connect', '--exclude', '--commit-timeout'];
+const COPYING = [...OF_VMS, '--to', '--full', '--quiesce', '--overlay-dir'];
+
+const BY_EXCLUDING = { '--disk': 'disks are left out with --exclude' };
+const NOTHING_COPIED = 'it copies nothing; --consolidate merges after a copy';
+
+const MODES: readonly Mode[] = [
+  { name: 'chain list', when: (_, [action]) => action === 'list', takes: [] },
+  {
+    name: 'chain restore',
+    when: (_, [action]) => action === 'restore',
+    takes: ['--to', '--at', '--disk', '--format', '--force'],
+    instead: { '--exclude': 'disks are chosen with --disk' },
+  },
+  {
+    name: 'chain --consolidate-only',
+    when: ({ consolidateOnly }) => consolidateOnly === true,
+    takes: [...OF_VMS, '--consolidate-only', '--method'],
+    instead: {
+      ...BY_EXCLUDING,
+      '--to': NOTHING_COPIED,
+      '--full': NOTHING_COPIED,
+      '--quiesce': NOTHING_COPIED,
+      '--overlay-dir': NOTHING_COPIED,
+      '--consolidate': NOTHING_COPIED,
+    },
+  },
+  {
+    name: 'chain --consolidate',
+    when: ({ consolidate }) => consolidate === true,
+    takes: [...COPYING, '--consolidate', '--method'],
+    instead: BY_EXCLUDING,
+  },
+  { name: 'chain --vm', when: () => true, takes: COPYING, instead: BY_EXCLUDING },
+];
+
 function quiesceOf(value: string | boolean | undefined): 'no' | 'try' | 'require' {
   if (value === undefined || value === false) return 'no';
   return value === true ? 'try' : parseChoice(value, '--quiesce', ['try', 'require']);
-}
-
-function checkOptions({ to, consolidate, consolidateOnly, full }: ChainOptions): void {
-  if (consolidateOnly !== true) {
-    if (to === undefined)
-      throw usage('it was not said where the copies go', { hint: 'add --to=DIR, or --consolidate-only' });
-    return;
-  }
-  if (consolidate === true || full === true) {
-    throw usage('--consolidate-only copies nothing', { hint: 'leave out --consolidate and --full, or it' });
-  }
 }
 
 function summary({ name, point, merged, directory }: ChainResult): string {
@@ -106,8 +132,9 @@ function summary({ name, point, merged, directory }: ChainResult): string {
 /** Adds a point to the chain of each VM, one VM after the other. */
 export async function runChains(options: ChainOptions, context: CommandContext): Promise<void> {
   const { reporter, signal, insisted } = context;
-  checkOptions(options);
-  const { vm, allRunning, connect, exclude, method, overlayDir, full = false } = options;
+  const { vm, allRunning, connect, exclude, method, overlayDir, to, consolidateOnly, full = false } = options;
+  if (to === undefined && consolidateOnly !== true)
+    throw usage('it was not said where the copies go', { hint: 'add --to=DIR, or --consolidate-only' });
   const wanted = { ...(vm === undefined ? {} : { vm }), ...(allRunning === true ? { allRunning } : {}) };
   const other = {
     ...(connect === undefined ? {} : { connect }),
@@ -119,8 +146,8 @@ export async function runChains(options: ChainOptions, context: CommandContext):
     state: stateDirectory(options),
     command: 'chain',
     connect,
-    to: options.consolidateOnly === true ? undefined : path.resolve(options.to!),
-    consolidate: options.consolidate === true || options.consolidateOnly === true ? method : undefined,
+    to: consolidateOnly === true || to === undefined ? undefined : path.resolve(to),
+    consolidate: options.consolidate === true || consolidateOnly === true ? method : undefined,
     exclude: exclude === undefined ? [] : parseList(exclude, '--exclude'),
     full,
     options: { quiesce: quiesceOf(options.quiesce), overlayDirectory },
@@ -204,16 +231,8 @@ export async function runChainRestore(
   printResult(context, { name: record.name, point: point.number, time: point.time, images: paths }, paths);
 }
 
-function refuseMixture(
-  action: string,
-  { vm, allRunning, consolidate, consolidateOnly, full }: ChainOptions,
-): void {
-  if ([vm, allRunning, consolidate, consolidateOnly, full].every((value) => value === undefined)) return;
-  throw usage(`chain ${action} works on a directory alone`, { hint: `see chunkmount chain --help` });
-}
-
 export const chainCommand: CommandModule = (context) =>
-  addConnectOption(addStateOption(new Command('chain')))
+  addModes(addConnectOption(addStateOption(new Command('chain'))), MODES)
     .description('forward incremental images of VMs, and restoring any point of them')
     .addArgument(
       new Command()
@@ -245,7 +264,6 @@ export const chainCommand: CommandModule = (context) =>
     .addHelpText('after', HELP)
     .action(async (action: string | undefined, directory: string | undefined, options: ChainOptions) => {
       if (action === undefined) return runChains(options, context());
-      refuseMixture(action, options);
       if (directory === undefined)
         throw usage(`chain ${action} needs the directory of a chain`, { hint: 'give DIR/VM' });
       if (action === 'list') return runChainList(path.resolve(directory), context());

@@ -13,6 +13,7 @@ import {
 } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 
 export interface CleanupOptions extends DirectoryOptions {
@@ -36,6 +37,17 @@ Examples:
   chunkmount cleanup --vm=mail01
   chunkmount cleanup --all
   chunkmount cleanup --kept --vm=mail01`;
+
+const NOT_BOTH = 'leave out that, or --all';
+
+const MODES: readonly Mode[] = [
+  {
+    name: 'cleanup --all',
+    when: ({ all }) => all === true,
+    takes: ['--all', '--vm=all', '--kept', '--keep-lock', '--commit-timeout'],
+    instead: { '--vm': NOT_BOTH, '--name': NOT_BOTH },
+  },
+];
 
 /** The names that --vm or --name give. */
 export function givenNames(options: { vm?: string; name?: string }): string[] {
@@ -82,7 +94,7 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
 }
 
 export const cleanupCommand: CommandModule = (context) =>
-  addDirectoryOptions(new Command('cleanup'))
+  addModes(addDirectoryOptions(new Command('cleanup')), MODES)
     .description('unmount trees and undo their snapshots')
     .option('--vm <names>', 'VMs: mail01,devsrv or all')
     .option('--name <names>', 'trees of images')

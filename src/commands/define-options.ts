@@ -6,6 +6,7 @@ import type { Compression } from '../restore/to-qcow2.js';
 import type { Tree } from '../restore/tree.js';
 import { addConnectOption } from './backup-options.js';
 import type { CommandContext } from './context.js';
+import type { Mode } from './modes.js';
 
 /** The options as commander has them. */
 export interface DefineOptions {
@@ -54,19 +55,20 @@ export function addDefineOptions(command: Command): Command {
   return addConnectOption(command);
 }
 
-/** Throws a usage error for options that only make sense with `--define`, which was not given. */
-export function refuseDefineOptions(options: DefineOptions): void {
-  const given = [
-    options.name === undefined ? [] : ['--name'],
-    options.storage === undefined ? [] : ['--storage'],
-    options.sameIdentity === true ? ['--same-identity'] : [],
-    options.start === true ? ['--start'] : [],
-    options.resume === true ? ['--resume'] : [],
-    options.network === false ? ['--no-network'] : [],
-  ].flat();
-  if (given.length === 0) return;
-  throw usage(`${given.join(', ')}: only with --define`, { hint: 'add --define, or leave that out' });
-}
+const ALL_DISKS = 'all disks are restored, to --storage';
+
+export const DEFINE_MODE: Mode = {
+  name: 'restore --define',
+  when: ({ define }) => define === true,
+  takes: [
+    ...['--define', '--name', '--storage', '--same-identity', '--start', '--resume'],
+    ...['--no-network', '--connect'],
+    ...['--format', '--compress', '--force', '--keep-going'],
+    // Refused by themselves, with a better reason.
+    ...['--size', '--chunk-size'],
+  ],
+  instead: { '--to': ALL_DISKS, '--disk': ALL_DISKS, '--delta': ALL_DISKS },
+};
 
 /** Restores the VM of a tree. */
 export async function runDefine(

@@ -7,6 +7,7 @@ import { addBackupOptions, type BackupOptions, backupSettings } from './backup-o
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { givenOptions } from './modes.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
 
 export interface DumpOptions extends BackupOptions, Omit<SourceOptions, 'format'> {
@@ -18,7 +19,7 @@ export interface DumpOptions extends BackupOptions, Omit<SourceOptions, 'format'
 }
 
 /** Shared with mount and run, where they say how a tree is shown. */
-const TREE_OPTIONS = ['chunkSize', 'transport', 'directIo', 'allowOther'];
+const TREE_OPTIONS = ['--chunk-size', '--transport', '--direct-io', '--allow-other'];
 
 const IMAGE_FORMAT_OPTION = '--image-format';
 
@@ -98,10 +99,7 @@ export const dumpCommand: CommandModule = (context) =>
     .addHelpText('after', HELP)
     .action(async (options: DumpOptions, command: Command) => {
       const run = context();
-      for (const option of command.options) {
-        const name = option.attributeName();
-        if (!TREE_OPTIONS.includes(name) || command.getOptionValueSource(name) !== 'cli') continue;
-        run.reporter.notice(`${option.long} says how a tree is shown: a dump is the same without it`);
-      }
+      for (const { long } of givenOptions(command).filter((option) => TREE_OPTIONS.includes(option.long)))
+        run.reporter.notice(`${long} says how a tree is shown: a dump is the same without it`);
       await runDump(options, run);
     });

@@ -16,10 +16,11 @@ import { countOf } from './count-of.js';
 import {
   addDefineOptions,
   DEFINE_HELP,
+  DEFINE_MODE,
   type DefineOptions,
-  refuseDefineOptions,
   runDefine,
 } from './define-options.js';
+import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
@@ -81,6 +82,27 @@ Examples:
   chunkmount restore /backup/mail01 --define --same-identity --start           the server died: everything back
   chunkmount restore /backup/mail01 --define --name=mail01-test --no-network   a second one, beside the original`;
 
+const MODES: readonly Mode[] = [
+  DEFINE_MODE,
+  {
+    name: 'restore --to=-',
+    when: ({ to }) => to === STDOUT,
+    // --compress and --delta are refused by themselves, and --format unless it is raw.
+    takes: [
+      ...['--to', '--disk', '--format', '--compress', '--delta', '--keep-going'],
+      ...['--size', '--chunk-size'],
+    ],
+  },
+  {
+    name: 'restore --to',
+    when: () => true,
+    takes: [
+      ...['--to', '--disk', '--format', '--compress', '--force', '--delta', '--keep-going'],
+      ...['--size', '--chunk-size'],
+    ],
+  },
+];
+
 export const restoreCommand: CommandModule = (context) => {
   const command = new Command('restore')
     .summary('rebuild disk images from a tree')
@@ -100,10 +122,9 @@ export const restoreCommand: CommandModule = (context) => {
     )
     .option('--keep-going', 'put zeros in place of damaged chunks and list them', false)
     .addHelpText('after', HELP);
-  return addPlainOptions(addStateOption(addDefineOptions(command))).action(
+  return addModes(addPlainOptions(addStateOption(addDefineOptions(command))), MODES).action(
     async (tree: string, flags: RestoreFlags) => {
       if (flags.define === true) return runRestoreVm(tree, flags, context());
-      refuseDefineOptions(flags);
       const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
       const plain = plainShape(flags);
       if (to === undefined)
@@ -119,9 +140,6 @@ export const restoreCommand: CommandModule = (context) => {
 async function runRestoreVm(directory: string, flags: RestoreFlags, context: CommandContext): Promise<void> {
   if (plainShape(flags) !== undefined) {
     throw usage('a copy of a chunkfs mount has no VM to define', { hint: 'leave out --define' });
-  }
-  if (flags.to !== undefined || flags.disk !== undefined || flags.delta) {
-    throw usage('--define takes all disks, to --storage', { hint: 'leave out --to, --disk and --delta' });
   }
   const tree = Tree.open(directory);
   try {

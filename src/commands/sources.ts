@@ -6,6 +6,7 @@ import { failed, messageOf, systemCode, usage } from '../errors.js';
 import { imageFormat } from '../image/format.js';
 import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
+import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 
 export interface SourceOptions {
@@ -20,9 +21,32 @@ export interface SourceOptions {
   exclude?: string;
 }
 
+/** What commands with --image go by then. The rest is about VMs: an image that nobody uses stands still by itself. */
+const IMAGE_OPTIONS = [
+  ...['--image', '--name', '--exclude', '--max-backups', '--keep-lock', '--foreground'],
+  // Refused by themselves, with a better reason.
+  ...['--vm', '--all-running'],
+  ...['--snapshot=auto', '--snapshot=none', '--no-snapshot'],
+  ...['--chunk-size', '--layout', '--zero-chunks', '--owner', '--transport', '--direct-io', '--allow-other'],
+  ...['--track', '--audit', '--full-scan', '--full-scan-every', '--nice', '--ionice', '--bwlimit'],
+  ...['--format', '--image-format', '--compress', '--date'],
+];
+
+function sourceModes(verb: string): Mode[] {
+  return [
+    {
+      name: `${verb} --image`,
+      when: ({ image }) => image !== undefined,
+      takes: IMAGE_OPTIONS,
+      instead: { '--snapshot': 'of an image none is made' },
+    },
+    { name: `${verb} --vm`, when: () => true },
+  ];
+}
+
 /** `formatOption` names the format of --image, where `--format` means something else. */
 export function addSourceOptions(command: Command, formatOption = '--format'): Command {
-  return command
+  return addModes(command, sourceModes(command.name()))
     .option('--vm <names>', 'VMs of libvirt: mail01,devsrv or all')
     .option('--all-running', 'all VMs that run')
     .option('--image <files>', 'image files or block devices that no VM uses, instead of a VM')

@@ -8,6 +8,7 @@ import { EVERYTHING, type Sample } from '../restore/sample.js';
 import { type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
+import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
@@ -47,6 +48,16 @@ Examples:
   chunkmount verify /backup/mail01 --sample=5%
   chunkmount verify /backup/mail01 --against=/var/lib/libvirt/backup/mail01`;
 
+const MODES: readonly Mode[] = [
+  {
+    name: 'verify --size',
+    when: ({ size }) => size !== undefined,
+    // --against is refused by itself, as --chunk-size is without --size.
+    takes: ['--size', '--chunk-size', '--disk', '--against'],
+    instead: { '--sample': 'without sums only sizes are looked at, and no content' },
+  },
+];
+
 export const verifyCommand: CommandModule = (context) => {
   const command = new Command('verify')
     .summary('check that a tree is complete and undamaged')
@@ -56,7 +67,7 @@ export const verifyCommand: CommandModule = (context) => {
     .option('--sample <percent>', 'read only that share of the chunks, for example 5%', parseShare)
     .option('--against <tree>', 'another tree that this one shall be equal to')
     .addHelpText('after', HELP);
-  return addPlainOptions(command).action(async (tree: string, flags: VerifyFlags) => {
+  return addModes(addPlainOptions(command), MODES).action(async (tree: string, flags: VerifyFlags) => {
     const { disk: disks, sample, against } = flags;
     await runVerify({ tree, disks, sample, against, plain: plainShape(flags) }, context());
   });

@@ -104,7 +104,7 @@ describe('chunkmount chain', () => {
       /has no disk vdz[\s\S]*vda, vdb/,
     ],
     ['a directory that is no chain', ['list', '/'], 1, /holds no chain/],
-    ['a list of a VM', ['list', chain, '--vm=mail01'], 2, /works on a directory alone/],
+    ['a list of a VM', ['list', chain, '--vm=mail01'], 2, /chain list does not take --vm/],
   ])('refuses %s', async (_, args, exitCode, message) => {
     const told = await chunkmount.run(['chain', ...args]);
     expect(told).toMatchObject({ exitCode, stdout: '', stderr: expect.stringMatching(message) });
@@ -155,6 +155,34 @@ describe('chunkmount chain', () => {
     expect(parts()).toEqual([]);
     await libvirt.guestVerify(mail01, 'vda', write);
     expect(fs.readdirSync(path.join(chunkmount.stateDirectory, 'sessions'))).toEqual([]);
+  });
+
+  it('leaves a disk that is excluded as it is, also when it merges', async () => {
+    await run();
+    const [top] = await imagesOf(libvirt, 'mail01');
+    const before = layers().length;
+    const result = await run('--json', '--consolidate', '--exclude=vda');
+    const [{ merged, point }] = JSON.parse(result.stdout).chains;
+    expect(point.disks.map(({ target }: { target: string }) => target)).toEqual(['vdb']);
+    expect(merged).toHaveLength(before / 2 + 1);
+    expect(await imagesOf(libvirt, 'mail01')).toEqual([top, vdb]);
+    const merging = ['chain', '--vm=mail01', '--consolidate-only', connect()];
+    expect(await chunkmount.run([...merging, '--exclude=vdz'])).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining('mail01 has no disk vdz to exclude'),
+    });
+    await chunkmount.succeed(...merging, '--exclude=vda');
+    expect(await imagesOf(libvirt, 'mail01')).toEqual([top, vdb]);
+    await chunkmount.succeed(...merging, '--exclude=vdb');
+    expect(await imagesOf(libvirt, 'mail01')).toEqual([vda, vdb]);
+  });
+
+  it('refuses options that it would ignore before it does anything to a VM', async () => {
+    const points = fs.readdirSync(chain);
+    for (const option of ['--disk=vda', '--at=1', '--force', '--format=raw', '--method=blockpull'])
+      expect(await run(option), option).toMatchObject({ exitCode: 2, stdout: '' });
+    expect(await imagesOf(libvirt, 'mail01')).toEqual([vda, vdb]);
+    expect(fs.readdirSync(chain)).toEqual(points);
   });
 
   it('merges alone, by either method', async () => {

@@ -119,6 +119,9 @@ command_not_found_handle() { :; }; ${line}`;
     await expect(expectValid('chunkmount nosuch')).rejects.toThrow(/no verb/);
     await expect(expectValid('chunkmount --vm=a --transport=pigeon')).rejects.toThrow(/not possible/);
     await expect(expectValid('chunkmount --vm=a --chunk-size=5K')).rejects.toThrow(/no chunk size/);
+    await expect(expectValid('chunkmount chain --vm=a --to=/x --disk=vda')).rejects.toThrow(
+      /does not take --disk/,
+    );
   });
 
   it('in README is valid, too', async () => {

@@ -180,9 +180,9 @@ describe('refuses before anything is written', () => {
   });
 
   it.each([
-    ['--to', ['--to=/x'], /--define takes all disks/],
-    ['--disk', ['--disk=vda'], /--define takes all disks/],
-    ['--delta', ['--delta'], /--define takes all disks/],
+    ['--to', ['--to=/x'], /--define does not take --to/],
+    ['--disk', ['--disk=vda'], /--define does not take --disk/],
+    ['--delta', ['--delta'], /--define does not take --delta/],
     ['--start and --resume', ['--start', '--resume'], /exclude each other/],
     ['compressed raw images', ['--compress'], /only qcow2 images can be compressed/],
     ['--resume without memory', ['--resume'], /has no memory of the VM/],
@@ -194,7 +194,7 @@ describe('refuses before anything is written', () => {
   it('options that need --define, and no place to restore to', async () => {
     vmTree(tree);
     const alone = await chunkmount.run(['restore', tree, `--to=${storage}`, '--name=x', '--no-network']);
-    expect(expectError(alone, 2).message).toBe('--name, --no-network: only with --define');
+    expect(expectError(alone, 2).message).toBe('restore --to does not take --name, --no-network');
     expect(expectError(await chunkmount.run(['restore', tree]), 2).hint).toContain('--to=PATH');
   });
 
