@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { constants } from 'node:os';
+import { setImmediate } from 'node:timers/promises';
 import { type Command, CommanderError } from 'commander';
 import type { CommandContext } from './commands/context.js';
 import { addVerbs, createProgram } from './commands/program.js';
@@ -107,11 +108,22 @@ function handleError(error: unknown, debug: boolean): number {
   return exitCodeOf(error);
 }
 
+/** Where LVM, file systems and partitions have their programs. cron's PATH lacks them. */
+const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
+
+/** Lets us, and the daemons that we start, find those programs behind all others. */
+function findSystemPrograms(): void {
+  const { PATH = '/usr/local/bin:/usr/bin:/bin' } = process.env;
+  const given = PATH.split(':');
+  process.env.PATH = [PATH, ...SYSTEM_DIRECTORIES.filter((one) => !given.includes(one))].join(':');
+}
+
 async function main(): Promise<number> {
   const first = new AbortController();
   const second = new AbortController();
   catchSignals(first, second);
   surviveClosedOutput();
+  findSystemPrograms();
   const program = createProgram();
   try {
     const args = translateSpellings(process.argv.slice(2));
@@ -122,6 +134,8 @@ async function main(): Promise<number> {
   } catch (error) {
     exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);
   }
+  // What could not be written is told in the next turn.
+  await setImmediate();
   return received === undefined ? exitCode : 128 + constants.signals[received];
 }
 

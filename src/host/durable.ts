@@ -17,6 +17,13 @@ export function writeFully(fd: number, data: Uint8Array): void {
   while (done < data.byteLength) done += fs.writeSync(fd, data, done, data.byteLength - done);
 }
 
+/** Adds the file's name to an error of the system about a descriptor, in which Node.js names none. Returns the error. */
+export function nameFile(error: unknown, file: string): unknown {
+  if (error instanceof Error && systemCode(error) !== undefined && !('path' in error))
+    error.message += ` '${file}'`;
+  return error;
+}
+
 /**
  * Replaces `file` so that a crash at any moment leaves either the old content or the new: temporary file, fsync, rename,
  * fsync of the directory. `mode` is the mode of the new file. `write` may stream; a string or buffer is written whole.
@@ -41,7 +48,7 @@ export function replaceFile(
     fs.renameSync(temporary, file);
   } catch (error) {
     fs.rmSync(temporary, { force: true });
-    throw error;
+    throw nameFile(error, file);
   }
   fsyncDirectory(directory);
 }

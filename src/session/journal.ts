@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
-import { fsyncDirectory, isDiskFull, replaceFile, writeFully } from '../host/durable.js';
+import { fsyncDirectory, isDiskFull, nameFile, replaceFile, writeFully } from '../host/durable.js';
 
 export type JournalData = Readonly<Record<string, unknown>>;
 
@@ -190,7 +190,7 @@ export class Journal {
     } catch (error) {
       // On a full file system a part may be there, and what is undone now will be recorded after it.
       fs.ftruncateSync(this.#fd, this.#length);
-      throw error;
+      throw nameFile(error, this.file);
     }
     this.#length += bytes.length;
     this.#replay.apply(record);

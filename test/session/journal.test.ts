@@ -163,7 +163,9 @@ describe('a journal on a full file system', () => {
     const journal = new Journal(full);
     const entry = journal.intend('overlay', { disk: 'vda' });
     // Half of it fits in.
-    expect(() => journal.intend('mount', { text: 'x'.repeat(100_000) })).toThrow('ENOSPC');
+    expect(() => journal.intend('mount', { text: 'x'.repeat(100_000) })).toThrow(
+      `ENOSPC: no space left on device, write '${journal.file}'`,
+    );
     expect(journal.pending()).toHaveLength(1);
     journal.undone(entry);
     journal.intend('lv', {});
