@@ -12,6 +12,7 @@ import {
   libvirt,
   pathsAtNextStart,
   pathsNow,
+  releaseHolds,
   session,
   start,
   useOverlayVm,
@@ -147,12 +148,4 @@ describe('somebody changed the definition during the backup', () => {
     }
     await expectKept(/was replaced after the snapshot/);
   });
-
-  /** As after a reboot: the processes that held the images are gone. */
-  async function releaseHolds(): Promise<void> {
-    for (const entry of session.journal.pending().filter(({ kind }) => kind === 'hold')) {
-      await overlayProvider.undo.hold!(entry, { journal: session.journal, reporter: session.reporter });
-      session.journal.undone(entry);
-    }
-  }
 });

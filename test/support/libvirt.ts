@@ -19,6 +19,8 @@ export interface TestDisk {
   readonly path: string;
   readonly format: string;
   readonly type?: 'file' | 'block';
+  /** `virtio` unless given. A disk on `scsi` is unplugged without the guest's help. */
+  readonly bus?: 'virtio' | 'scsi';
   /** What the guest discards is discarded in the image. */
   readonly discard?: boolean;
   /** More elements for the `<disk>`, as XML. */
@@ -248,7 +250,8 @@ export class TestLibvirt {
 
   /** Every process takes its time in the machine of scripts/lvm-vm, so virsh is called no more than needed. */
   async #qemuIo(domain: TestDomain, alias: string, command: string): Promise<void> {
-    const hmp = `qemu-io -d /machine/peripheral/${alias}/virtio-backend "${command}"`;
+    const device = alias.startsWith('virtio') ? `${alias}/virtio-backend` : alias;
+    const hmp = `qemu-io -d /machine/peripheral/${device} "${command}"`;
     const said = await this.virsh.call('qemu-monitor-command', [
       '--domain',
       domain.uuid,
@@ -292,7 +295,7 @@ function diskXml(disk: TestDisk): string {
   const type = disk.type ?? 'file';
   const attributeName = type === 'file' ? 'file' : 'dev';
   return `<disk type='${type}' device='disk'><driver name='qemu' type='${disk.format}'${disk.discard === true ? " discard='unmap'" : ''}/>
-<source ${attributeName}='${escapeXml(disk.path)}'/><target dev='${disk.target}' bus='virtio'/>${disk.extra ?? ''}</disk>`;
+<source ${attributeName}='${escapeXml(disk.path)}'/><target dev='${disk.target}' bus='${disk.bus ?? 'virtio'}'/>${disk.extra ?? ''}</disk>`;
 }
 
 function domainXml(

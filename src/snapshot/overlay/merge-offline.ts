@@ -56,19 +56,18 @@ export async function checkPivoted(one: OverlayCase): Promise<void> {
 }
 
 /**
- * The QEMU process that was put onto the overlay runs without it, and nobody of us merged it: somebody else did, which shows in the base.
+ * The QEMU process that was put onto the overlay runs without it. Either somebody merged it, or the disk was unplugged and the base
+ * plugged in again, with or without anything written to it since: what the overlay shows must be what the base shows.
  */
 export async function checkLeft(one: OverlayCase): Promise<void> {
   const { record } = one;
-  const { made, committing, overlay, base } = record;
-  if (made !== true || committing === true || overlayFile(record) !== 'ours') return;
-  if (fs.existsSync(base.path)) {
-    if (!isBaseUntouched(record) || (await showsSameDisk(overlay, base, call(one)))) return;
-  }
+  const { overlay, base } = record;
+  if (overlayFile(record) !== 'ours') return;
+  if (fs.existsSync(base.path) && (await showsSameDisk(overlay, base, call(one)))) return;
   throw stuck(
     one,
-    `the VM runs without its overlay ${overlay}, whose content is not in ${base.path}`,
-    'both are kept; if you have that content elsewhere (blockpull, blockcopy), remove the overlay by hand',
+    `the VM runs without its overlay ${overlay}, and ${base.path} does not hold all that is in it`,
+    'both are kept; if it was merged by hand and the guest wrote on, if you have its content elsewhere (blockpull, blockcopy), or if it is not wanted, remove the overlay by hand',
   );
 }
 
