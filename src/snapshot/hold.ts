@@ -27,6 +27,7 @@ export interface HoldRequest {
 const record = v.object({
   pidFile: v.string(),
   images: v.array(v.string()),
+  holder: v.optional(v.object({ bootId: v.string() })),
   /** What `writeMark` said of each image once it was held. */
   marks: v.optional(v.array(v.nullable(v.string()))),
 });
@@ -119,9 +120,9 @@ export async function holdImages(request: HoldRequest): Promise<void> {
 
 /** The images of a hold entry that somebody wrote all the same, as far as that can be told. */
 export function writtenMeanwhile(data: unknown): string[] {
-  const { images, marks = [] } = v.parse(record, data);
+  const { images, holder, marks = [] } = v.parse(record, data);
   const isWritten = (image: string, index: number) =>
-    fs.existsSync(image) && wasWritten(marks[index] ?? undefined, writeMark(image)) === true;
+    fs.existsSync(image) && wasWritten(marks[index] ?? undefined, writeMark(image), holder?.bootId) === true;
   return images.filter(isWritten);
 }
 

@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
-import { systemCode } from '../errors.js';
+import { failed, messageOf, systemCode } from '../errors.js';
 import { readIfExists } from '../host/durable.js';
 import { bootId } from '../host/process-identity.js';
 
@@ -64,10 +64,42 @@ export function writeMark(file: string): string | undefined {
   return sectors === undefined ? undefined : `boot ${bootId()} sectors ${sectors}`;
 }
 
-/** Whether an image was written between two marks; undefined where that cannot be told. */
-export function wasWritten(before: string | undefined, after: string | undefined): boolean | undefined {
+/**
+ * The same, of an image that is brought to the disk first: a power failure may else take back its time of last write, which a file
+ * system writes seconds later, or hours, but not what was written.
+ */
+export async function durableMark(file: string): Promise<string | undefined> {
+  try {
+    const handle = await fs.promises.open(file, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    throw failed(`${file} cannot be brought to the disk: ${messageOf(error)}`, {
+      hint: 'is its storage all right? see the kernel log',
+      cause: error,
+    });
+  }
+  return writeMark(file);
+}
+
+/**
+ * Whether an image was written between two marks; undefined where that cannot be told. `boot`: the one in which the first was taken,
+ * if it is known. A file's time of last write that is older than it was then was lost in a power failure since, or it was set back,
+ * with another content or without.
+ */
+export function wasWritten(
+  before: string | undefined,
+  after: string | undefined,
+  boot: string | undefined,
+): boolean | undefined {
   if (before === undefined || after === undefined) return undefined;
   if (before === after) return false;
-  const [kind, boot] = before.split(' ');
-  return kind === 'boot' && boot !== after.split(' ')[1] ? undefined : true;
+  const [kind, then = ''] = before.split(' ');
+  const [kindNow, now = ''] = after.split(' ');
+  if (kind !== kindNow) return true;
+  if (kind === 'boot') return then === now ? true : undefined;
+  return BigInt(now) < BigInt(then) && boot !== bootId() ? undefined : true;
 }

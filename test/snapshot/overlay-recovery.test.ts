@@ -1,5 +1,7 @@
 import * as fs from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { bootId } from '../../src/host/process-identity.js';
+import type { JournalEntry } from '../../src/session/journal.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { writePattern } from '../support/libvirt.js';
 import {
@@ -81,6 +83,59 @@ describe('the VM stopped during the backup', () => {
     await libvirt.startDomain(domain.uuid);
     expect(await session.undo()).toEqual([]);
     await expectMerged();
+  });
+});
+
+describe('the base shows an older time of last write than after the snapshot', () => {
+  /** As when that was lost. `data`: what else the journal has then. */
+  async function agedBase(data: (now: JournalEntry['data']) => JournalEntry['data']): Promise<void> {
+    await start();
+    await freezeAndWrite();
+    await libvirt.killQemu(domain);
+    await releaseHolds();
+    for (const entry of session.journal.pending()) {
+      const { markedIn, ...before } = entry.data;
+      expect(markedIn).toBe(bootId());
+      const [kind, time] = String(before.baseMark).split(' ');
+      const baseMark = `${kind} ${BigInt(time!) + 10n ** 9n}`;
+      session.journal.undone(entry);
+      session.journal.done(session.journal.intend(entry.kind, { ...before, baseMark, ...data(before) }));
+    }
+  }
+
+  const earlier = { markedIn: 'another boot' };
+  const earlierVersion = ({ qemu }: JournalEntry['data']) => ({
+    qemu: { ...(qemu as object), bootId: 'another boot' },
+  });
+
+  it.each([
+    ['', () => earlier],
+    [', in a journal of an earlier version', earlierVersion],
+  ])('in an earlier boot: a power failure took it back, and all is merged%s', async (_, data) => {
+    await agedBase(data);
+    expect(await session.undo()).toEqual([]);
+    await expectMerged();
+    expect(await pathsAtNextStart()).toEqual(images());
+  });
+
+  it('in an earlier boot, and the VM runs again: all is merged', async () => {
+    await agedBase(() => earlier);
+    await libvirt.startDomain(domain.uuid);
+    await libvirt.guestWrite(domain, 'vda', WRITTEN_LATER);
+    expect(await session.undo()).toEqual([]);
+    await expectMerged();
+    await libvirt.guestVerify(domain, 'vda', WRITTEN_LATER);
+  });
+
+  it('in an earlier boot, and no VM refers to the overlay: both are kept', async () => {
+    await agedBase(() => earlier);
+    await libvirt.virsh.call('undefine', ['--domain', domain.uuid]);
+    await expectKept(/may have been written since/);
+  });
+
+  it('in this boot: somebody changed it, and both are kept', async () => {
+    await agedBase(() => ({ markedIn: bootId() }));
+    await expectKept(/was written after the snapshot/);
   });
 });
 

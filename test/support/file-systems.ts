@@ -31,7 +31,11 @@ export class TestFileSystem {
 
   static async make(
     kind: FileSystemKind,
-    { mkfs = [], size = SIZE }: { mkfs?: readonly string[]; size?: number } = {},
+    {
+      mkfs = [],
+      mount = [],
+      size = SIZE,
+    }: { mkfs?: readonly string[]; mount?: readonly string[]; size?: number } = {},
   ): Promise<TestFileSystem> {
     const [command = '', ...options] = MKFS[kind];
     await requireAll(
@@ -47,9 +51,28 @@ export class TestFileSystem {
     fs.writeFileSync(image, '');
     fs.truncateSync(image, size);
     await run(command, [...options, ...mkfs, image]);
-    await run('mount', ['-o', 'loop', image, directory]);
+    await run('mount', ['-o', ['loop', ...mount].join(','), image, directory]);
     fs.chmodSync(directory, 0o755);
     return new TestFileSystem(image, directory);
+  }
+
+  /** Does `work` with the file system as it would be after a power failure at this moment. It must not be XFS, which mounts none twice. */
+  async afterPowerFailure<T>(work: (directory: string) => T | Promise<T>): Promise<T> {
+    const directory = `${this.directory}-copy`;
+    const image = `${directory}.img`;
+    await run('cp', ['--sparse=always', this.image, image]);
+    fs.mkdirSync(directory);
+    try {
+      await run('mount', ['-o', 'loop', image, directory]);
+      try {
+        return await work(directory);
+      } finally {
+        await run('umount', [directory]);
+      }
+    } finally {
+      fs.rmdirSync(directory);
+      fs.rmSync(image);
+    }
   }
 
   /** Does `work` with this as the directory for temporary files. */

@@ -93,5 +93,5 @@ export async function mergeMiddle(one: OverlayCase): Promise<void> {
   }
   const disk = await watchJob(watchOf(one), (_, hasJob) => !hasJob);
   if (usesFile(disk, overlay)) throw notMerged(one);
-  passOnBase(one, { seen: !begunBefore && !isWrittenByQemu(base.path) });
+  await passOnBase(one, { seen: !begunBefore && !isWrittenByQemu(base.path) });
 }

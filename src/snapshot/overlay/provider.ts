@@ -8,13 +8,14 @@ import { isAnswer, type SnapshotFlags } from '../../libvirt/virsh.js';
 import type { JournalData, JournalEntry } from '../../session/journal.js';
 import { diskRefusal } from '../disk-refusal.js';
 import { holdImages, holdUndo } from '../hold.js';
-import { identityOf, writeMark } from '../image-identity.js';
+import { identityOf } from '../image-identity.js';
 import { MEMORY_TIMEOUT_MS, memoryUndo, prepareMemoryFile } from '../memory.js';
 import { imageOf } from '../none.js';
 import type { Consistency, Snapshot, SnapshotProvider, SnapshotRequest } from '../provider.js';
 import { FREEZE_TIMEOUT_SECONDS, quiesceRefusal, thawUndo, withFreeze } from '../quiesce.js';
 import { snapshotXml } from '../snapshot-xml.js';
 import { OVERLAY_KIND } from '../watched-kinds.js';
+import { markBase } from './base-check.js';
 import { checkSpace, makeOverlayFile, overlayPath } from './files.js';
 import type { OverlayRecord } from './record.js';
 import { undoOverlay } from './undo.js';
@@ -223,7 +224,7 @@ async function freeze(request: SnapshotRequest): Promise<Snapshot> {
     });
   }
   for (const { disk, entry } of prepared)
-    journal.done(entry, { made: true, baseMark: writeMark(disk.path!) });
+    journal.done(entry, { made: true, ...(await markBase(disk.path!)) });
   const disks = prepared.map(({ disk }) => ({ target: disk.target, image: imageOf(disk) }));
   const layers = prepared.flatMap(({ disk }) => [
     disk.path!,

@@ -35,6 +35,8 @@ const overlayRecord = v.object({
   made: v.optional(v.boolean()),
   /** What `writeMark` said of the base after the snapshot. */
   baseMark: v.optional(v.string()),
+  /** The boot in which it said so; that of the snapshot in journals of older versions. */
+  markedIn: v.optional(v.string()),
   /** What was merged into the base before that was not seen to its end: others may have written the base since, before it was marked. */
   mergeUnseen: v.optional(v.boolean()),
   /** A commit into the base was begun: from here on its mark says nothing. */

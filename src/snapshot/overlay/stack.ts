@@ -1,8 +1,9 @@
 import * as fs from 'node:fs';
 import { imageInfo } from '../../image/qemu-img.js';
 import type { JournalEntry } from '../../session/journal.js';
-import { identityOf, isSameImage, writeMark } from '../image-identity.js';
+import { identityOf, isSameImage } from '../image-identity.js';
 import { OVERLAY_KIND } from '../watched-kinds.js';
+import { markBase } from './base-check.js';
 import type { OverlayCase } from './case.js';
 import { readOverlayRecord } from './record.js';
 
@@ -27,10 +28,10 @@ export function entriesOn({ record, entry, context }: OverlayCase): JournalEntry
  * Records that what was made on this overlay lies on its base now, and how that was left. `seen`: nobody else can have written it since
  * the merge began.
  */
-export function passOnBase(one: OverlayCase, { seen }: { readonly seen: boolean }): void {
+export async function passOnBase(one: OverlayCase, { seen }: { readonly seen: boolean }): Promise<void> {
   const { base, definition } = one.record;
   // Nothing is merged into a base that is gone.
-  const mark = fs.existsSync(base.path) ? { baseMark: writeMark(base.path) } : {};
+  const mark = fs.existsSync(base.path) ? await markBase(base.path) : {};
   for (const other of entriesOn(one))
     one.context.journal.done(other, { base, definition, ...mark, committing: false, mergeUnseen: !seen });
 }

@@ -155,7 +155,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
     // Merged before; but the VM may have been started on the overlay again since.
     if (record.merged === true && isAbsent(position)) return true;
     if (isAbsent(position) && (await wasMergedFromBelow(one))) {
-      passOnBase(one, { seen: false });
+      await passOnBase(one, { seen: false });
       return true;
     }
     if (await undoAbove(one, position)) continue;

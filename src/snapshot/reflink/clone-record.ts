@@ -40,7 +40,8 @@ function isOurs({ clone, file }: CloneRecord): boolean {
 export function cloneDamage(record: CloneRecord): string | undefined {
   if (record.mark === undefined) return undefined;
   if (!isOurs(record)) return 'is gone';
-  return wasWritten(record.mark, writeMark(record.clone)) === false ? undefined : 'was written';
+  const { mark, clone, file } = record;
+  return wasWritten(mark, writeMark(clone), file?.bootId) === false ? undefined : 'was written';
 }
 
 const undoClone: UndoHandler = async (entry, { reporter }) => {
