@@ -6,6 +6,7 @@ import { usesFile } from '../references.js';
 import { checkBase } from './base-check.js';
 import { type OverlayCase, stuck } from './case.js';
 import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
+import { noteBegun, notePivoting } from './merge-notes.js';
 import { passOnBase } from './stack.js';
 
 function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch {
@@ -14,9 +15,9 @@ function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch 
 }
 
 async function begin(one: OverlayCase, active: boolean): Promise<void> {
-  const { record, virsh, entry, context } = one;
+  const { record, virsh } = one;
   checkBase(record);
-  if (record.committing !== true) context.journal.done(entry, { committing: true });
+  noteBegun(one);
   const merge = { base: record.base.path, top: record.overlay, active };
   await virsh.blockCommit(record.domain.uuid, record.target, merge);
 }
@@ -51,15 +52,15 @@ async function resumeAfterFullDisk({ virsh, record, context }: OverlayCase): Pro
 
 /** Merges the overlay that the guest writes to, and switches the guest back to the base. */
 export async function mergeLive(one: OverlayCase, started: boolean): Promise<void> {
-  const { virsh, context, entry } = one;
+  const { virsh } = one;
   const { domain, target, overlay } = one.record;
-  if (started) context.journal.done(entry, { committing: true });
+  if (started) noteBegun(one);
   else await begin(one, true);
   const isOver = (disk: Disk) => disk.mirror === undefined || disk.mirror.ready;
   const disk = await watchJob(watchOf(one), isOver);
   if (disk.mirror === undefined && disk.path === overlay) throw notMerged(one);
   if (disk.mirror !== undefined) {
-    context.journal.done(entry, { pivoting: true });
+    notePivoting(one);
     await virsh.blockJobPivot(domain.uuid, target);
   }
   await untilOnBase(one);

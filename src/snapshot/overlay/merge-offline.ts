@@ -5,6 +5,7 @@ import { loadInactive } from '../../libvirt/load-domain.js';
 import { commitOffline, showsSameDisk } from '../qemu-image.js';
 import { checkBase, isBaseUntouched } from './base-check.js';
 import { type OverlayCase, stuck } from './case.js';
+import { isPivotAsked, noteBegun } from './merge-notes.js';
 import { overlayFile } from './position.js';
 
 /** More than a mirrored write can lag behind; the guest wrote to the base itself after that. */
@@ -15,11 +16,11 @@ function call(one: OverlayCase) {
 }
 
 async function commit(one: OverlayCase): Promise<void> {
-  const { record, context, entry } = one;
+  const { record, context } = one;
   if (isWrittenByQemu(record.overlay))
     throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
   checkBase(record);
-  context.journal.done(entry, { committing: true });
+  noteBegun(one);
   context.reporter.notice(`${record.domain.name} is off: merging disk ${record.target} with qemu-img`);
   await commitOffline(record.overlay, { path: record.base.path, format: record.base.format }, call(one));
 }
@@ -46,7 +47,7 @@ export async function checkPivoted(one: OverlayCase): Promise<void> {
   const { overlay, base } = one.record;
   const baseTime = fs.statSync(base.path, { bigint: true }).mtimeNs;
   const overlayTime = fs.statSync(overlay, { bigint: true }).mtimeNs;
-  if (baseTime > overlayTime + MIRROR_LAG_NS) return;
+  if (isPivotAsked(one.record) && baseTime > overlayTime + MIRROR_LAG_NS) return;
   if (await showsSameDisk(overlay, base, call(one))) return;
   throw stuck(
     one,
@@ -56,13 +57,13 @@ export async function checkPivoted(one: OverlayCase): Promise<void> {
 }
 
 /**
- * The QEMU process that was put onto the overlay runs without it. Either somebody merged it, or the disk was unplugged and the base
- * plugged in again, with or without anything written to it since: what the overlay shows must be what the base shows.
+ * The QEMU process that was put onto the overlay runs without it. Unless we asked it for that, either somebody merged it, or the disk was
+ * unplugged and the base plugged in again, with or without anything written to it since: then the base must show what the overlay does.
  */
 export async function checkLeft(one: OverlayCase): Promise<void> {
   const { record } = one;
   const { overlay, base } = record;
-  if (overlayFile(record) !== 'ours') return;
+  if (overlayFile(record) !== 'ours' || isPivotAsked(record)) return;
   if (fs.existsSync(base.path) && (await showsSameDisk(overlay, base, call(one)))) return;
   throw stuck(
     one,

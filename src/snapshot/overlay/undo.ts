@@ -6,6 +6,7 @@ import type { UndoHandler } from '../../session/undo.js';
 import { domainReferringTo } from '../references.js';
 import { type OverlayCase, overlayCase, stuck } from './case.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
+import { isKnownMerged, noteMerged } from './merge-notes.js';
 import { checkLeft, checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
 import { findOverlay, type OverlayPosition, overlayFile } from './position.js';
 import { entriesOn, passOnBase, wasMergedFromBelow } from './stack.js';
@@ -153,7 +154,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
     const position = await settle(one);
     context.reporter.debug(`disk ${record.target}: overlay ${record.overlay} is "${position.kind}"`);
     // Merged before; but the VM may have been started on the overlay again since.
-    if (record.merged === true && isAbsent(position)) return true;
+    if (isKnownMerged(one.record) && isAbsent(position)) return true;
     if (isAbsent(position) && (await wasMergedFromBelow(one))) {
       await passOnBase(one, { seen: false });
       return true;
@@ -177,7 +178,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
 export const undoOverlay: UndoHandler = async (entry, context) => {
   const one = overlayCase(entry, context);
   if (!(await merge(one))) return;
-  if (one.record.merged !== true) context.journal.done(entry, { merged: true });
+  await noteMerged(one);
   await restoreDefinition(one);
   await removeFile(one);
 };
