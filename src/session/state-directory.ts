@@ -6,6 +6,15 @@ import { systemCode } from '../errors.js';
 export class StateDirectory {
   constructor(readonly root: string) {}
 
+  /** The one that a session's journal lies in, or one of what is kept; undefined if it lies elsewhere. */
+  static ofJournal(file: string): StateDirectory | undefined {
+    const directory = path.dirname(path.resolve(file));
+    const state = new StateDirectory(path.resolve(directory, '../..'));
+    const name = path.basename(directory);
+    const places = [state.journal(name), state.keptJournal(name)].map((place) => path.resolve(place));
+    return places.includes(path.resolve(file)) ? state : undefined;
+  }
+
   get locks(): string {
     return path.join(this.root, 'locks');
   }

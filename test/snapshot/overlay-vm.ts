@@ -49,6 +49,11 @@ export function setDisks(others: TestDisk[]): void {
   disks = others;
 }
 
+/** It has another name now. */
+export function setDomain(renamed: TestDomain): void {
+  domain = renamed;
+}
+
 export async function start(options: { transient?: boolean; devices?: string } = {}): Promise<void> {
   domain = await libvirt.define(`recovery-${count}`, disks, options);
 }
@@ -79,10 +84,10 @@ export async function pathsAtNextStart(): Promise<(string | undefined)[]> {
 export const images = () => disks.map((disk) => disk.path);
 
 /** As after a reboot, or after a session that keeps its overlays: nobody holds the images. */
-export async function releaseHolds(): Promise<void> {
-  for (const entry of session.journal.pending().filter(({ kind }) => kind === 'hold')) {
-    await overlayProvider.undo.hold!(entry, { journal: session.journal, reporter: session.reporter });
-    session.journal.undone(entry);
+export async function releaseHolds({ journal, reporter } = session): Promise<void> {
+  for (const entry of journal.pending().filter(({ kind }) => kind === 'hold')) {
+    await overlayProvider.undo.hold!(entry, { journal, reporter });
+    journal.undone(entry);
   }
 }
 

@@ -5,22 +5,25 @@ import { identityOf, isSameImage } from '../image-identity.js';
 import { OVERLAY_KIND } from '../watched-kinds.js';
 import { markBase } from './base-check.js';
 import type { OverlayCase } from './case.js';
-import { readOverlayRecord } from './record.js';
+import { type OverlayRecord, readOverlayRecord } from './record.js';
 
 /*
  * An overlay that is kept between sessions has that of the next session on it, which is kept in its place. It is then merged from
  * below: its content goes into its base, and what lay on it lies on the base.
  */
 
+/** Whether an overlay was made on that one. */
+export function isMadeOn({ base }: OverlayRecord, { overlay, file }: OverlayRecord): boolean {
+  return file !== undefined && base.path === overlay && isSameImage(base.identity, file);
+}
+
 /** The overlays of the same journal that were made on this one. */
 export function entriesOn({ record, entry, context }: OverlayCase): JournalEntry[] {
-  const { file } = record;
-  if (file === undefined) return [];
   return context.journal.pending().filter((other) => {
     if (other.kind !== OVERLAY_KIND || other.seq === entry.seq) return false;
-    const { domain, target, base } = readOverlayRecord(other);
-    const sameDisk = domain.uuid === record.domain.uuid && target === record.target;
-    return sameDisk && base.path === record.overlay && isSameImage(base.identity, file);
+    const above = readOverlayRecord(other);
+    const sameDisk = above.domain.uuid === record.domain.uuid && above.target === record.target;
+    return sameDisk && isMadeOn(above, record);
   });
 }
 

@@ -8,6 +8,7 @@ import { type OverlayCase, overlayCase, stuck } from './case.js';
 import { mergeLive, mergeMiddle } from './merge-live.js';
 import { isKnownMerged, noteMerged } from './merge-notes.js';
 import { checkLeft, checkPivoted, mergeOffline, restoreDefinition, settleUnused } from './merge-offline.js';
+import { refuseUnderOthers } from './others.js';
 import { findOverlay, type OverlayPosition, overlayFile } from './position.js';
 import { entriesOn, passOnBase, wasMergedFromBelow } from './stack.js';
 
@@ -159,6 +160,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
       await passOnBase(one, { seen: false });
       return true;
     }
+    refuseUnderOthers(one);
     if (await undoAbove(one, position)) continue;
     try {
       await act(one, position);
