@@ -101,14 +101,16 @@ export class DiskTracker {
     const readAll = Atomics.load(rows.control, KEPT) === 0;
     const before = readAll ? [] : distrusted;
     const falseZeros = this.#falseZeros();
+    // Of rows that were kept on the word of one who was wrong, nobody knows whether they are right: no tracker may go on from them.
+    const doubtful = this.#distrust !== undefined && !readAll;
     const bases = [];
     for (const one of observed) if (await stillHolds(one)) bases.push(one);
     this.#write({
       index,
       fullScan: readAll || changes.kind === 'unknown' ? begun : changes.fullScan,
-      sums,
+      sums: doubtful ? undefined : sums,
       falseZeros,
-      bases: falseZeros.length > MAX_FALSE_ZEROS ? [] : bases,
+      bases: doubtful || falseZeros.length > MAX_FALSE_ZEROS ? [] : bases,
       distrusted: this.#distrust === undefined ? [...before] : [...before, this.#distrust],
     });
   }

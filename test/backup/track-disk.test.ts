@@ -1,118 +1,14 @@
 import * as fs from 'node:fs';
-import * as path from 'node:path';
 import { execaSync } from 'execa';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { indexFile } from '../../src/backup/daemon-config.js';
 import type { DiskTracking } from '../../src/backup/disk-tracking.js';
-import { type TrackingSettings, trackDisk } from '../../src/backup/track-disk.js';
-import { DiskTracker } from '../../src/backup/tracked-disk.js';
-import { createHasher } from '../../src/chunks/chunk-hash.js';
-import { geometry } from '../../src/chunks/geometry.js';
-import { BLOCK_LOADED, createRows, DATA, RESOLVED } from '../../src/content-index/rows.js';
-import { saveIndex } from '../../src/content-index/save-index.js';
-import type { ImageLayer } from '../../src/image/image-layer.js';
-import { silentReporter } from '../../src/report/reporter.js';
-import { mapOf } from '../image/extents.js';
-import { temporaryDirectory } from '../support/images.js';
+import { KEPT, MISMATCH, MISMATCH_LATE } from '../../src/content-index/rows.js';
+import { DAY_MS, LayeredDisk, SETTINGS } from './layered-disk.js';
 
-const CHUNK = 4096;
-const DAY_MS = 24 * 3_600_000;
-const SETTINGS: TrackingSettings = {
-  track: 'auto',
-  audit: 0.005,
-  fullScan: false,
-  fullScanEveryMs: 30 * DAY_MS,
-  keepOverlay: false,
-  keepSnapshot: false,
-};
-const SUMS = { directory: 'vda', layout: 'chunkmount', skipsZeros: false, mtime: 1000 };
-const hasher = await createHasher();
-
-/** A disk of two layers: an image and what lies below it. Nothing looks into them here. */
-class Disk {
-  readonly directory = temporaryDirectory();
-  readonly image = path.join(this.directory, 'disk.qcow2');
-  readonly base = path.join(this.directory, 'base.raw');
-  readonly index = path.join(this.directory, 'index');
-  layers: ImageLayer[] = [this.layer(this.image, 'qcow2'), this.layer(this.base, 'raw')];
-  size = 10 * CHUNK;
-  chunkSize = CHUNK;
-  settings = SETTINGS;
-  /** How long before the session the images seem to have been written. */
-  quietMs = 5_000;
-  #sessions = 0;
-
-  constructor() {
-    fs.mkdirSync(this.index);
-    for (const file of [this.image, this.base]) fs.writeFileSync(file, Buffer.alloc(5000, 1));
-  }
-
-  layer(file: string, format: string): ImageLayer {
-    return { path: file, format, device: false, fileSize: 5000 };
-  }
-
-  track(): Promise<DiskTracking> {
-    return trackDisk({
-      disk: {
-        target: 'vda',
-        layers: this.layers,
-        sources: [],
-        extents: mapOf([{ length: this.size, source: 0, offset: 0 }]),
-        since: Date.now() + this.quietMs,
-        keep: false,
-      },
-      cut: geometry(this.size, this.chunkSize),
-      indexDirectory: this.index,
-      session: `session-${++this.#sessions}`,
-      settings: this.settings,
-      hasher,
-      reporter: silentReporter,
-    });
-  }
-
-  /** Ends a session that knows every chunk, or that many of them. Their hashes are `seed` and what follows. */
-  async settle(tracking: DiskTracking, seed: number, known = Number.POSITIVE_INFINITY): Promise<void> {
-    const cut = geometry(this.size, this.chunkSize);
-    const rows = createRows(cut.chunkCount);
-    rows.hashes.forEach((_, word) => {
-      rows.hashes[word] = seed + word;
-    });
-    rows.mtimes.fill(1000);
-    rows.states.fill(DATA);
-    rows.blocks.fill(BLOCK_LOADED);
-    rows.control[RESOLVED] = Math.min(known, cut.chunkCount);
-    const file = indexFile(this.index, 'vda');
-    const directoryMtimes = Uint32Array.from([1]);
-    const sizes = { chunkSize: cut.chunkSize, chunkCount: cut.chunkCount, diskSize: cut.size };
-    saveIndex(file, { ...sizes, diskDirectoryMtime: 1, directoryMtimes }, rows, undefined, hasher);
-    const extents = mapOf([{ length: cut.size, source: 0, offset: 0 }]);
-    await new DiskTracker(
-      this.index,
-      tracking,
-      { target: 'vda', cut, rows, extents, stored: undefined },
-      hasher,
-    ).settle(file, SUMS);
-  }
-
-  async session(seed = 1): Promise<void> {
-    await this.settle(await this.track(), seed);
-  }
-
-  get record(): string {
-    return path.join(this.index, 'vda.tracking.v1.json');
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: JSON of the program's own
-  edit(change: (record: any) => void): void {
-    const record = JSON.parse(fs.readFileSync(this.record, 'utf8'));
-    change(record);
-    fs.writeFileSync(this.record, JSON.stringify(record));
-  }
-}
-
-let disk: Disk;
+let disk: LayeredDisk;
 beforeEach(() => {
-  disk = new Disk();
+  disk = new LayeredDisk();
 });
 afterEach(() => {
   vi.useRealTimers();
@@ -120,7 +16,7 @@ afterEach(() => {
 });
 
 /** What a session finds after a complete one and `odd`. */
-async function after(odd: (disk: Disk) => void | Promise<void>): Promise<DiskTracking> {
+async function after(odd: (disk: LayeredDisk) => void | Promise<void>): Promise<DiskTracking> {
   await disk.session();
   await odd(disk);
   return disk.track();
@@ -154,7 +50,7 @@ it('an image that was not written since is known not to have changed', async () 
 });
 
 describe('all is read', () => {
-  it.each<[what: string, odd: (disk: Disk) => void | Promise<void>, reason: RegExp]>([
+  it.each<[what: string, odd: (disk: LayeredDisk) => void | Promise<void>, reason: RegExp]>([
     ['written', ({ image }) => set(image, false), /disk\.qcow2 was written/],
     ['written, and its time set back', ({ image }) => set(image, true), /disk\.qcow2 was written/],
     ['its backing file written', ({ base }) => set(base, true), /base\.raw was written/],
@@ -370,5 +266,32 @@ describe('a session that', () => {
     });
     await disk.session();
     expect((await disk.track()).changes.kind).toBe('known');
+  });
+
+  it.each([
+    [
+      'when rows had been kept leaves nothing for any other',
+      5,
+      /still: it knows nothing of the last session/,
+    ],
+    ['before any row was kept leaves what the others know', 0, undefined],
+  ])('finds its tracker wrong %s', async (_, kept, reason) => {
+    await disk.session();
+    const { changes, ...tracking } = await disk.track();
+    if (changes.kind === 'unknown') throw new Error(changes.reason);
+    const believed: DiskTracking = { ...tracking, changes: { ...changes, tracker: 'overlay' } };
+    const late = kept > 0 ? 1 : 0;
+    await disk.settle(believed, 1, undefined, { [KEPT]: kept, [MISMATCH]: 4, [MISMATCH_LATE]: late });
+    const next = await disk.track();
+    expect(next.distrusted).toMatchObject([{ tracker: 'overlay', chunk: 3 }]);
+    expect(next.changes).toEqual(
+      reason === undefined
+        ? expect.objectContaining({ kind: 'known', tracker: 'still' })
+        : { kind: 'unknown', reason: expect.stringMatching(reason) },
+    );
+    // The whole disk was read now.
+    await disk.settle(next, 1);
+    if (reason !== undefined)
+      expect(await disk.track()).toMatchObject({ changes: { kind: 'known' }, distrusted: [] });
   });
 });
