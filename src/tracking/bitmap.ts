@@ -1,5 +1,6 @@
+import * as fs from 'node:fs';
 import * as v from 'valibot';
-import { messageOf } from '../errors.js';
+import { failed, messageOf } from '../errors.js';
 import { readDirtyBitmap } from '../image/dirty-bitmap.js';
 import { qcow2Info } from '../image/qcow2-info.js';
 import { CHANGES_BITMAP } from '../libvirt/backup-job.js';
@@ -7,7 +8,7 @@ import { bytesSinceCheckpoint } from '../libvirt/checkpoints.js';
 import { identityOf, imageIdentity, isSameImage } from '../snapshot/image-identity.js';
 import { type PullRecord, readPullRecord } from '../snapshot/pull/record.js';
 import { PULL_KIND } from '../snapshot/watched-kinds.js';
-import { difference, FileStateSchema, fileState } from './file-state.js';
+import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
 import type { Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
 
 const DiskSchema = v.object({
@@ -50,14 +51,25 @@ function unknown(reason: string): Extract<Changes, { kind: 'unknown' }> {
   return { kind: 'unknown', reason };
 }
 
+/** Of what the image lies on. Throws where that does not tell whether it was written. */
+function backingStates(files: readonly { readonly path: string; readonly format: string }[]): FileState[] {
+  return files.map(({ path, format }) => {
+    if (!fs.statSync(path).isFile())
+      throw failed(`its backing file ${path} is a block device, which has no time of its last write`);
+    return fileState(path, format);
+  });
+}
+
 function factsOf(record: PullRecord, checkpoint: string, size: number): BitmapFacts {
   const { domain, image, socket, snapshots, since, notSince } = record;
+  if (image.backing === undefined)
+    throw failed('what its image lies on is not on this host, or libvirt does not say');
   return {
     domain: domain.uuid,
     checkpoint,
     image: { path: image.path, identity: image.identity },
     size,
-    backing: image.backing.map(({ path, format }) => fileState(path, format)),
+    backing: backingStates(image.backing),
     // A record without a number was never finished.
     snapshots: snapshots ?? 1,
     job: { socket, since, notSince },
@@ -71,12 +83,13 @@ async function observeLive({ layers, extents, live }: TrackedDisk): Promise<Obse
   if (live === undefined || image?.format !== 'qcow2' || identity === undefined)
     return none('only the VM that runs on it, a qcow2 image, records what it writes');
   try {
+    const states = backingStates(backing);
     const { snapshots, clusterSize } = await qcow2Info(image.path);
     const facts: v.InferOutput<typeof LiveSchema> = {
       domain: live.uuid,
       image: { path: image.path, identity },
       size: extents.size,
-      backing: backing.map(({ path, format }) => fileState(path, format)),
+      backing: states,
       snapshots,
       clusterSize,
     };

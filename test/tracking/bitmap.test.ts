@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ExtentMapBuilder } from '../../src/image/extent-map-builder.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import type { JournalEntry } from '../../src/session/journal.js';
 import { identityOf } from '../../src/snapshot/image-identity.js';
@@ -67,6 +68,7 @@ function base(change: Partial<PullRecord> = {}): Promise<Facts> {
 }
 
 const image = () => record().image;
+const layer = (file: string, format: string) => ({ path: file, format, device: false, fileSize: 4 });
 
 describe('it knows nothing', () => {
   it.each<[string, () => Promise<Facts>, () => TrackedDisk, RegExp]>([
@@ -112,7 +114,27 @@ describe('it knows nothing', () => {
 
   it.each([
     ['without a session', () => ({ ...disk(), snapshot: undefined }), /only the VM that runs on it/],
+    [
+      'of a block device below the image of a VM that goes on',
+      () => ({
+        ...disk(),
+        snapshot: undefined,
+        live: { virsh: new Virsh({}), uuid: 'x' },
+        layers: [layer(backing, 'qcow2'), layer('/dev/null', 'raw')],
+      }),
+      /\/dev\/null is a block device/,
+    ],
     ['by another kind of snapshot', () => disk({}, 'overlay'), /not frozen by a backup job/],
+    [
+      'of a block device below',
+      () => disk({ image: { ...image(), backing: [{ path: '/dev/null', format: 'raw' }] } }),
+      /\/dev\/null is a block device/,
+    ],
+    [
+      'of what is below and not on this host',
+      () => disk({ image: { ...image(), backing: undefined } }),
+      /what its image lies on is not on this host/,
+    ],
     ['without a checkpoint', () => disk({ checkpoint: undefined, noCheckpoint: 'it is raw' }), /it is raw/],
   ])('%s', async (_, one, reason) => {
     expect(await bitmapTracker.observe(one())).toEqual({
@@ -120,4 +142,11 @@ describe('it knows nothing', () => {
       reason: expect.stringMatching(reason),
     });
   });
+});
+
+it('knows of an image that lies on nothing, or on files', async () => {
+  for (const files of [[], image().backing]) {
+    const { backing: states } = await facts(disk({ image: { ...image(), backing: files } }));
+    expect(states).toHaveLength(files!.length);
+  }
 });

@@ -90,7 +90,7 @@ async function prepare(
     scratch,
     socket,
     qemu,
-    image: { path, format, identity, backing: [...(disk.backing ?? [])] },
+    image: { path, format, identity, backing: disk.backing && [...disk.backing] },
   };
   const entry = journal.intend(PULL_KIND, record);
   try {

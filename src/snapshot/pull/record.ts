@@ -21,7 +21,8 @@ const pullRecord = v.object({
     path: v.string(),
     format: v.string(),
     identity: imageIdentity,
-    backing: v.array(v.object({ path: v.string(), format: v.string() })),
+    /** Undefined: not all that the image lies on are files or devices of this host. */
+    backing: v.optional(v.array(v.object({ path: v.string(), format: v.string() }))),
   }),
   /** The checkpoint that was made in the same moment, if the disk is in it; or why it is not. */
   checkpoint: v.optional(v.string()),
