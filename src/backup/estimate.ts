@@ -11,6 +11,8 @@ import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import { imageOf } from '../snapshot/none.js';
 import { selectDisks } from '../snapshot/select.js';
+import { LVM_KIND } from '../snapshot/watched-kinds.js';
+import { prepareLive } from '../tracking/thin.js';
 import { mappedBytes, withoutUnmapped } from '../tracking/thin-mapped.js';
 import { indexFile } from './daemon-config.js';
 import { chunkRanges, type DiskChanges } from './disk-tracking.js';
@@ -92,6 +94,7 @@ async function estimateDisk(
   const kept = keptSnapshots({ name: source.name, state: settings.state }).filter((entry) =>
     targetsOf(entry).includes(target),
   );
+  if (kept.some(({ kind }) => kind === LVM_KIND)) await prepareLive({ layers, live });
   const { extents, changes } = await withKeptJournal(
     { name: source.name, state: settings.state },
     { kept, live: live !== undefined, reporter },

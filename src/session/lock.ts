@@ -22,8 +22,8 @@ export type LockRecord = Readonly<v.InferOutput<typeof Schema>>;
 /** Told to flock(1) as the exit code for "somebody else has it"; EX_TEMPFAIL of sysexits.h. */
 const FLOCK_CONFLICT_EXIT_CODE = 75;
 
-/** For a lock that is held briefly: an order of magnitude longer than it takes to compare two snapshots of a thin volume. */
-const BRIEF_SECONDS = 120;
+/** How long others wait for a lock that is held briefly: whoever takes it so must have done within that. */
+export const BRIEF_SECONDS = 120;
 
 /** What flock(1) may need beyond the time that it waits. */
 const FLOCK_GRACE_SECONDS = 60;

@@ -3,9 +3,6 @@ import { runLines } from '../host/exec.js';
 import type { Mapped } from '../snapshot/lvm/pool.js';
 import type { ByteRange } from './tracker.js';
 
-/** All mappings of both volumes are read, of many terabytes maybe, from a slow disk. */
-const TIMEOUT_MS = 1_800_000;
-
 const SECTOR = 512;
 
 /** As many ranges are told, at most. Beyond that, those that are close to each other become one. */
@@ -31,6 +28,11 @@ export interface DeltaRequest {
   readonly right: number;
   /** Bytes of a block of the pool, as the kernel has it. */
   readonly blockSize: number;
+}
+
+export interface DeltaOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Ranges in order; keeps their number in bounds by taking in what lies between neighbours. */
@@ -153,11 +155,11 @@ async function parse(
   device: string,
   request: DeltaRequest,
   parser: DeltaParser,
-  signal?: AbortSignal | undefined,
+  options: DeltaOptions,
 ): Promise<ByteRange[]> {
   const { left, right } = request;
   const args = ['--metadata-snap', '--snap1', String(left), '--snap2', String(right), device];
-  for await (const line of runLines('thin_delta', args, { timeoutMs: TIMEOUT_MS, signal })) parser.add(line);
+  for await (const line of runLines('thin_delta', args, options)) parser.add(line);
   return parser.end();
 }
 
@@ -165,9 +167,9 @@ async function parse(
 export function thinDelta(
   device: string,
   request: DeltaRequest,
-  signal?: AbortSignal | undefined,
+  options: DeltaOptions,
 ): Promise<ByteRange[]> {
-  return parse(device, request, new DeltaParser(request), signal);
+  return parse(device, request, new DeltaParser(request), options);
 }
 
 /**
@@ -177,10 +179,10 @@ export function thinDelta(
 export async function thinMappings(
   device: string,
   { volume, blockSize }: { readonly volume: number; readonly blockSize: number },
-  signal?: AbortSignal | undefined,
+  options: DeltaOptions,
 ): Promise<{ readonly ranges: readonly ByteRange[]; readonly mapped: Mapped }> {
   const request = { left: volume, right: volume, blockSize };
   const parser = new DeltaParser(request, MAX_RANGES, SAME);
-  const ranges = await parse(device, request, parser, signal);
+  const ranges = await parse(device, request, parser, options);
   return { ranges, mapped: parser.mapped };
 }

@@ -7,7 +7,7 @@ import { deviceNumber, volumeOfDevice } from '../snapshot/lvm/logical-volume.js'
 import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
 import { activePool, isWithin, mappedIn } from '../snapshot/lvm/pool.js';
 import { readLvmRecord } from '../snapshot/lvm/undo.js';
-import { isLive, thinObstacle } from './thin.js';
+import { isLive, patienceWith, thinObstacle } from './thin.js';
 import { thinMappings } from './thin-delta.js';
 import type { ByteRange, Comparing, TrackedDisk } from './tracker.js';
 
@@ -39,13 +39,15 @@ async function mappedRanges(
   const { thinId, group, pool: name, poolUuid: uuid } = volume;
   if (thinId === undefined || name === undefined || uuid === undefined)
     throw failed(`${path} is no thin volume`);
+  const { timeoutMs, waitSeconds } = patienceWith(disk);
   const { ranges, mapped } = await whileHoldingMetadata(
     { group, name, uuid },
-    journal,
+    { journal, waitSeconds, signal },
     async (device, active) => {
       if (!(await isWithin(number, active, thinId)))
         throw failed('a part of the volume lies outside of its thin pool');
-      return thinMappings(device, { volume: thinId, blockSize: active.blockSize }, signal);
+      const request = { volume: thinId, blockSize: active.blockSize };
+      return thinMappings(device, request, { timeoutMs, signal });
     },
   );
   // A mapping that was missed would be a hole in the backup.

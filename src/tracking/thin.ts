@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { requireProgram } from '../host/exec.js';
+import { BRIEF_SECONDS } from '../session/lock.js';
 import {
   deviceNumber,
   type LogicalVolume,
@@ -40,6 +41,18 @@ type ThinFacts = v.InferOutput<typeof FactsSchema>;
 /** Programs without which nothing can be compared. */
 const PROGRAMS = ['thin_delta', 'dmsetup'];
 
+/** How long a comparison may take, and how long it waits for others of the same pool. */
+export interface Patience {
+  readonly timeoutMs: number;
+  readonly waitSeconds: number;
+}
+
+/** All mappings of both volumes are read, of many terabytes maybe, from a slow disk. Others, who are waited for, do the same. */
+const IN_SESSION: Patience = { timeoutMs: 1_800_000, waitSeconds: 1800 };
+
+/** Of `estimate`, for which sessions wait that long, and no longer: it asks what is mapped, then what changed, and a third is for the rest. */
+const IN_ESTIMATE: Patience = { timeoutMs: (BRIEF_SECONDS * 1000) / 3, waitSeconds: 0 };
+
 function none(reason: string): Observation {
   return { kind: 'none', reason };
 }
@@ -53,6 +66,10 @@ function thinOf({ uuid, thinId, transaction, group, name }: LogicalVolume): v.In
 /** `estimate`: nothing freezes the volume, to which a VM goes on writing. */
 export function isLive({ snapshot, live }: Pick<TrackedDisk, 'snapshot' | 'live'>): boolean {
   return snapshot === undefined && live !== undefined;
+}
+
+export function patienceWith(disk: Pick<TrackedDisk, 'snapshot' | 'live'>): Patience {
+  return isLive(disk) ? IN_ESTIMATE : IN_SESSION;
 }
 
 /** A volume and its thin pool. */
@@ -86,6 +103,15 @@ async function writeOut(device: string): Promise<void> {
     await file.sync();
   } finally {
     await file.close();
+  }
+}
+
+/** For `estimate`: does what can take long, and `observe` does again, before it makes others wait. */
+export async function prepareLive(disk: Pick<TrackedDisk, 'snapshot' | 'layers' | 'live'>): Promise<void> {
+  try {
+    if (isLive(disk) && thinObstacle(disk) === undefined) await writeOut(disk.layers[0]!.path);
+  } catch {
+    // `observe` says why.
   }
 }
 
@@ -146,15 +172,17 @@ async function keptObstacle({ snapshot, pool, origin, size }: ThinFacts): Promis
 async function compare(
   before: ThinFacts,
   now: ThinFacts,
-  { journal, signal }: Comparing,
+  { disk, journal, signal }: Comparing,
 ): Promise<readonly ByteRange[]> {
   if (journal === undefined) throw failed('only in a session may it hold the metadata of the thin pool');
   const number = deviceNumber(fs.statSync(now.snapshot.device, { bigint: true }).rdev);
-  const ranges = await whileHoldingMetadata(now.pool, journal, async (device, pool) => {
+  const { timeoutMs, waitSeconds } = patienceWith(disk);
+  const holding = { journal, waitSeconds, signal };
+  const ranges = await whileHoldingMetadata(now.pool, holding, async (device, pool) => {
     if (!(await isWithin(number, pool, now.snapshot.thinId)))
       throw failed('a part of the volume lies outside of its thin pool');
     const ids = { left: before.snapshot.thinId, right: now.snapshot.thinId };
-    return thinDelta(device, { ...ids, blockSize: pool.blockSize }, signal);
+    return thinDelta(device, { ...ids, blockSize: pool.blockSize }, { timeoutMs, signal });
   });
   return ranges.flatMap(({ start, end }) =>
     start < now.size ? [{ start, end: Math.min(end, now.size) }] : [],

@@ -6,9 +6,11 @@ import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
 import { deviceNumber, volumeByName } from '../../src/snapshot/lvm/logical-volume.js';
 import { activePool, isWithin } from '../../src/snapshot/lvm/pool.js';
 import { thinTracker } from '../../src/tracking/thin.js';
+import { withoutUnmapped } from '../../src/tracking/thin-mapped.js';
 import type { Facts } from '../../src/tracking/tracker.js';
 import { DyingJournal } from '../support/dying-journal.js';
 import { pathWithout } from '../support/path-without.js';
@@ -34,15 +36,16 @@ function install(name: string, script: string): void {
   process.env.PATH = `${programs}:${PATH}`;
 }
 
-/** Path of the real one. */
-function thinDelta(): string {
+/** Path of the one that is installed. */
+function real(name: string): string {
   return PATH.split(':')
-    .map((place) => path.join(place, 'thin_delta'))
+    .map((place) => path.join(place, name))
     .find((file) => fs.existsSync(file))!;
 }
 
 function uninstall(): void {
   process.env.PATH = PATH;
+  for (const name of fs.readdirSync(programs)) fs.rmSync(path.join(programs, name), { recursive: true });
 }
 
 async function poolMessage(message: string): Promise<void> {
@@ -101,7 +104,7 @@ describe('the tracker of thin volumes', () => {
       expect(await why()).toBe(0);
       install('thin_delta', 'echo no such thing >&2; exit 1');
       expect(await why()).toBe('thin_delta failed: no such thing');
-      install('thin_delta', `${thinDelta()} "$@" | head -n 2`);
+      install('thin_delta', `${real('thin_delta')} "$@" | head -n 2`);
       expect(await why()).toBe('thin_delta gave an answer without an end');
       process.env.PATH = pathWithout(path.join(programs, 'without'), 'thin_delta').PATH;
       expect(await thinTracker.observe(comparing.disk)).toEqual({
@@ -213,6 +216,30 @@ describe('the tracker of thin volumes', () => {
     await other.cleanup(true);
     await removeVolumes('other');
     other.dispose();
+  });
+
+  it('a session waits for others of its pool as long as they may take, and estimate does not', async () => {
+    const meanwhile = async ({ before, now, comparing }: Meanwhile) => {
+      const layers = comparing.disk.layers.map((layer) => ({ ...layer, path: disk.volume.device }));
+      const live = { virsh: new Virsh({}), uuid: '' };
+      const estimated = { ...comparing, disk: { ...comparing.disk, snapshot: undefined, live, layers } };
+      const observed = await thinTracker.observe(estimated.disk);
+      if (observed.kind === 'none') throw new Error(observed.reason);
+      const why = `the metadata of the thin pool ${VOLUME_GROUP}/${POOL} is in use at this moment`;
+      // As if somebody else needed ten minutes; the third argument is how long is waited.
+      install('flock', `if [ "$3" -lt 600 ]; then sleep "$3"; exit 75; fi; exec ${real('flock')} "$@"`);
+      expect(await thinTracker.changesSince(before, now, comparing)).toEqual({ kind: 'known', ranges: [] });
+      const began = Date.now();
+      expect(await thinTracker.changesSince(before, observed.facts, estimated)).toEqual({
+        kind: 'unknown',
+        reason: expect.stringContaining(why),
+      });
+      await withoutUnmapped(estimated.disk, estimated);
+      expect(disk.reporter.messages.at(-1)).toContain(why);
+      expect(Date.now() - began).toBeLessThan(60_000);
+      uninstall();
+    };
+    expect(await disk.changed({ meanwhile })).toBe(0);
   });
 
   it('a volume that reads from outside of its pool is noticed', async () => {

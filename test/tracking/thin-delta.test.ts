@@ -3,6 +3,9 @@ import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ChunkmountError } from '../../src/errors.js';
+import { Virsh } from '../../src/libvirt/virsh.js';
+import { BRIEF_SECONDS } from '../../src/session/lock.js';
+import { patienceWith } from '../../src/tracking/thin.js';
 import { DeltaParser, thinDelta, thinMappings } from '../../src/tracking/thin-delta.js';
 import { temporaryDirectory } from '../support/images.js';
 
@@ -151,6 +154,7 @@ describe('what thin_delta prints', () => {
 describe('thin_delta', () => {
   let directory: string;
   const { PATH } = process.env;
+  const PATIENCE = { timeoutMs: 60_000 };
   beforeEach(() => {
     directory = temporaryDirectory();
   });
@@ -170,7 +174,7 @@ describe('thin_delta', () => {
   it('is given the device and both numbers', async () => {
     const file = path.join(directory, 'arguments');
     install(`echo "$@" >'${file}'; cat <<'END'\n${answer}\nEND`);
-    expect(await thinDelta('/dev/x_tmeta', REQUEST)).toEqual([{ start: BLOCK, end: 3 * BLOCK }]);
+    expect(await thinDelta('/dev/x_tmeta', REQUEST, PATIENCE)).toEqual([{ start: BLOCK, end: 3 * BLOCK }]);
     expect(fs.readFileSync(file, 'utf8')).toBe('--metadata-snap --snap1 2 --snap2 3 /dev/x_tmeta\n');
   });
 
@@ -182,7 +186,7 @@ describe('thin_delta', () => {
     ];
     const lines = [HEAD[0]!, HEAD[1]!.replace('2', '3'), ...same.map(line), ...TAIL];
     install(`cat <<'END'\n${lines.join('\n')}\nEND`);
-    expect(await thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK })).toEqual({
+    expect(await thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK }, PATIENCE)).toEqual({
       ranges: [
         { start: BLOCK, end: 3 * BLOCK },
         { start: 7 * BLOCK, end: 10 * BLOCK },
@@ -191,22 +195,38 @@ describe('thin_delta', () => {
       mapped: { bytes: 5 * BLOCK, end: 10 * BLOCK },
     });
     install(`cat <<'END'\n${answer}\nEND`);
-    const other = thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK });
+    const other = thinMappings('/dev/x_tmeta', { volume: 3, blockSize: BLOCK }, PATIENCE);
     await expect(other).rejects.toThrow('unexpected answer');
   });
 
   it('that fails after a whole answer is not believed', async () => {
     install(`cat <<'END'\n${answer}\nEND\necho broken >&2; exit 1`);
-    await expect(thinDelta('/dev/x_tmeta', REQUEST)).rejects.toThrow('thin_delta failed: broken');
+    await expect(thinDelta('/dev/x_tmeta', REQUEST, PATIENCE)).rejects.toThrow('thin_delta failed: broken');
   });
 
   it('that is killed is not believed', async () => {
     install(`cat <<'END'\n${answer}\nEND\nkill -9 $$`);
-    await expect(thinDelta('/dev/x_tmeta', REQUEST)).rejects.toThrow('thin_delta was ended by SIGKILL');
+    await expect(thinDelta('/dev/x_tmeta', REQUEST, PATIENCE)).rejects.toThrow(
+      'thin_delta was ended by SIGKILL',
+    );
+  });
+
+  it('that takes longer than it may is ended', async () => {
+    install('exec sleep 600');
+    const slow = thinDelta('/dev/x_tmeta', REQUEST, { timeoutMs: 50 });
+    await expect(slow).rejects.toThrow('thin_delta took too long and was ended');
+  });
+
+  it('of estimate is ended before those give up who wait for its lock, though it is run twice', () => {
+    const estimate = patienceWith({ live: { virsh: new Virsh({}), uuid: 'x' } });
+    expect(estimate.waitSeconds).toBe(0);
+    expect(2 * estimate.timeoutMs).toBeLessThan(BRIEF_SECONDS * 1000);
+    const session = patienceWith({});
+    expect(session.waitSeconds * 1000).toBeGreaterThanOrEqual(session.timeoutMs);
   });
 
   it('that is not installed is missed', async () => {
     process.env.PATH = directory;
-    await expect(thinDelta('/dev/x_tmeta', REQUEST)).rejects.toThrow('thin_delta is not installed');
+    await expect(thinDelta('/dev/x_tmeta', REQUEST, PATIENCE)).rejects.toThrow('thin_delta is not installed');
   });
 });

@@ -11,9 +11,13 @@ import { type ActivePool, activePool, poolStatus, releaseMetadata, reserveMetada
 /** Journal kind of the metadata snapshot of a thin pool. A pool has one at most, and it stays over a reboot. */
 export const POOL_METADATA_KIND = 'pool-metadata';
 
-/** Others of us hold it for as long as a comparison takes. */
-const LOCK_SECONDS = 120;
 const LOCK_CONFLICT_EXIT_CODE = 75;
+
+/** What flock(1) may need beyond the time that it waits. */
+const LOCK_GRACE_SECONDS = 60;
+
+/** How long a cleanup waits for those who use the metadata of a pool. Run again it goes on from there. */
+const UNDO_WAIT_SECONDS = 120;
 
 const Record = v.object({
   pool: v.string(),
@@ -25,6 +29,15 @@ export interface PoolName {
   readonly group: string;
   readonly name: string;
   readonly uuid: string;
+}
+
+/** What somebody does who uses the metadata of a pool. */
+export interface Holding {
+  /** Records that it is held. */
+  readonly journal: Journal;
+  /** How long to wait for others of us, who use it as long as a comparison takes; among them are other disks of the same session. */
+  readonly waitSeconds: number;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Opens the device of a pool's metadata, for reading. LVM shows hidden volumes nowhere but under their device-mapper name. */
@@ -41,20 +54,35 @@ function openMetadata({ metadata: { major, minor } }: ActivePool): {
   throw failed(`${device} is not the metadata of the thin pool`);
 }
 
+function inUse({ group, name }: Pick<PoolName, 'group' | 'name'>, waitSeconds: number): Error {
+  const what = `the metadata of the thin pool ${group}/${name} is in use`;
+  return failed(
+    waitSeconds === 0
+      ? `${what} at this moment, so it cannot be told: try again later`
+      : `${what}, and was not free within ${waitSeconds} s`,
+  );
+}
+
 /**
  * Does `work` while nobody else of us uses the metadata of the pool. The lock is flock(2) on the metadata's device, as for any program that
  * wants a block device to itself, and goes when we die.
  */
-async function whileLocked<T>(pool: ActivePool, work: (device: string) => Promise<T>): Promise<T> {
+async function whileLocked<T>(
+  name: Pick<PoolName, 'group' | 'name'>,
+  pool: ActivePool,
+  { waitSeconds, signal }: Omit<Holding, 'journal'>,
+  work: (device: string) => Promise<T>,
+): Promise<T> {
   const { fd, device } = openMetadata(pool);
   try {
-    const args = ['-x', '-w', String(LOCK_SECONDS), '-E', String(LOCK_CONFLICT_EXIT_CODE), '3'];
+    const args = ['-x', '-w', String(waitSeconds), '-E', String(LOCK_CONFLICT_EXIT_CODE), '3'];
     const { exitCode } = await run('flock', args, {
       descriptors: [fd],
       accept: [LOCK_CONFLICT_EXIT_CODE],
-      timeoutMs: 2 * LOCK_SECONDS * 1000,
+      timeoutMs: (waitSeconds + LOCK_GRACE_SECONDS) * 1000,
+      signal,
     });
-    if (exitCode !== 0) throw failed(`${device} is in use by another session`);
+    if (exitCode !== 0) throw inUse(name, waitSeconds);
     return await work(device);
   } finally {
     fs.closeSync(fd);
@@ -82,12 +110,12 @@ async function reserve(pool: ActivePool, uuid: string, journal: Journal): Promis
  */
 export async function whileHoldingMetadata<T>(
   { group, name, uuid }: PoolName,
-  journal: Journal,
+  { journal, ...waiting }: Holding,
   work: (device: string, pool: ActivePool) => Promise<T>,
 ): Promise<T> {
   const pool = await activePool(uuid);
   if (pool === undefined) throw failed(`the thin pool ${group}/${name} is not active`);
-  return whileLocked(pool, async (device) => {
+  return whileLocked({ group, name }, pool, waiting, async (device) => {
     const { held, sound } = await poolStatus(pool);
     if (!sound) throw failed(`the thin pool ${group}/${name} is full or damaged`);
     if (held !== undefined)
@@ -135,7 +163,9 @@ const undoMetadata: UndoHandler = async (entry, { reporter }) => {
       },
     );
   }
-  await whileLocked(pool, (device) => releaseOurs(entry, pool, device));
+  await whileLocked(volume, pool, { waitSeconds: UNDO_WAIT_SECONDS }, (device) =>
+    releaseOurs(entry, pool, device),
+  );
   reporter.debug(`the metadata of the thin pool ${volume.group}/${volume.name} is not held by us`);
 };
 
