@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { createHasher } from '../chunks/chunk-hash.js';
 import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
-import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
+import { type DaemonEnd, type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
 import { serveKernel } from '../fuse/kernel/server.js';
 import { type Server, sumCounters } from '../fuse/transport.js';
 import { scriptUrl } from '../host/program-files.js';
@@ -63,21 +63,22 @@ class Daemon implements DaemonWork {
     return served.warnings;
   }
 
-  async finish({ seen }: { seen: boolean }): Promise<void> {
+  async finish({ unmounted, hurried }: DaemonEnd): Promise<void> {
     const served = this.#served;
     if (served === undefined) return;
     for (const timer of this.#timers) clearInterval(timer);
     this.#watch?.end();
-    if (!seen) this.#removeMountpoint();
+    if (unmounted) this.#removeMountpoint();
     for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
-    // While somebody may see the tree, its last chunks may still be on their way; what is saved is right at any moment.
-    if (!seen) await this.#scanners?.ended;
+    // In a hurry its last chunks may still be on their way; what is saved is right at any moment.
+    if (!hurried) await this.#scanners?.ended;
     try {
-      if (seen) served.save();
+      if (hurried) served.save();
       else await served.settle();
-      this.#writeStatus(served, 'ended');
+      this.#writeStatus(served, unmounted ? 'ended' : 'stopped');
     } catch (error) {
-      this.#writeStatus(served, 'failed', `the index could not be saved: ${messageOf(error)}`);
+      const problem = `the index could not be saved: ${messageOf(error)}`;
+      this.#writeStatus(served, unmounted ? 'failed' : 'stopped', problem);
     }
   }
 
@@ -110,7 +111,7 @@ class Daemon implements DaemonWork {
     return { ...(warnings.length === 0 ? {} : { warnings }), ...(lost.length === 0 ? {} : { lost }) };
   }
 
-  #writeStatus(served: ServedTree, state: 'serving' | 'ended' | 'failed', error?: string): void {
+  #writeStatus(served: ServedTree, state: DaemonStatus['state'], error?: string): void {
     const counters = this.#server?.counters() ?? sumCounters([]);
     const facts = {
       state,

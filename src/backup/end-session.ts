@@ -1,22 +1,19 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import * as v from 'valibot';
-import { ChunkmountError, failed, messageOf } from '../errors.js';
+import { ChunkmountError, failed } from '../errors.js';
 import type { Counters } from '../fuse/transport.js';
-import { fsyncDirectory, readIfExists, replaceFile } from '../host/durable.js';
+import { fsyncDirectory } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
 import type { Reporter } from '../report/reporter.js';
 import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { type UndoContext, type UndoHandler, type UndoHandlers, undoAll } from '../session/undo.js';
-import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
 import { snapshotUndo } from '../snapshot/select.js';
-import { removeTracking } from '../tracking/record.js';
+import { noteDamage, readDamage } from './damage.js';
 import { dumpUndo } from './dump-files.js';
 import { keepingHandlers, keptSnapshots, releaseKept } from './kept-snapshots.js';
 import { mountpointUndo } from './mountpoint.js';
-import { readSessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 import { SERVE, stopServingUndo } from './stop-serving.js';
 
@@ -83,15 +80,17 @@ async function endLocked(request: EndRequest): Promise<EndResult> {
   let status: DaemonStatus | undefined;
   try {
     const wasServed = journal.find(SERVE) !== undefined;
-    const damage = () => {
+    const session = { name, state, journal, reporter, signal, commitTimeoutMs };
+    let noted: Error | undefined;
+    const unserved = async () => {
+      noted = await noteDamage(session);
+    };
+    const inspect = () => {
       if (wasServed) status = readStatus(directory);
       if (status !== undefined) tellStatus(name, status, reporter);
-      // An earlier cleanup may have come so far and no further.
-      return readLost(directory) ?? (wasServed ? damageOf(name, directory) : undefined);
+      return readDamage(directory) ?? noted;
     };
-    const noteLost = () => noteLostSnapshots({ name, state }, journal, reporter);
-    const session = { name, state, journal, reporter, signal, commitTimeoutMs };
-    const problems = await undoSession(session, { inspect: damage, unserved: noteLost });
+    const problems = await undoSession(session, { inspect, unserved });
     if (problems.length > 0) throw unfinished(name, problems);
   } finally {
     journal.close();
@@ -159,41 +158,6 @@ export async function undoSession(
   return damage === undefined ? left : [damage, ...left];
 }
 
-/** Where a cleanup keeps, for itself and for the next one, that a snapshot did not stay as it was. */
-function lostFile(directory: string): string {
-  return path.join(directory, 'lost.json');
-}
-
-const Lost = v.object({ message: v.string(), hint: v.optional(v.string()) });
-
-/** Notes why the frozen disks did not stay as they were, if anybody can have read them. */
-async function noteLostSnapshots(
-  { name, state }: Pick<EndRequest, 'name' | 'state'>,
-  journal: Journal,
-  reporter: Reporter,
-): Promise<void> {
-  const directory = state.session(name);
-  const record = readSessionRecord(directory);
-  if (record === undefined) return;
-  try {
-    const [lost] = await inspectSnapshots(journal);
-    if (lost === undefined) return;
-    // What was hashed is not what was frozen: the next session cannot go on from it.
-    for (const { target } of record.disks) removeTracking(state.index(name), target);
-    const { message, hint } = lost;
-    replaceFile(lostFile(directory), JSON.stringify({ message, ...(hint === undefined ? {} : { hint }) }));
-  } catch (error) {
-    reporter.warn(`whether the snapshots stayed whole cannot be told: ${messageOf(error)}`);
-  }
-}
-
-function readLost(directory: string): Error | undefined {
-  const text = readIfExists(lostFile(directory));
-  if (text === undefined) return undefined;
-  const { message, hint } = v.parse(Lost, JSON.parse(text));
-  return failed(message, { hint });
-}
-
 /** What the daemon had to say: the mount command had returned by then. An index is checked where its rows are first needed. */
 function tellStatus(name: string, { warnings = [], scan, counters }: DaemonStatus, reporter: Reporter): void {
   for (const warning of warnings) reporter.warn(`${name}: ${warning}`);
@@ -206,40 +170,4 @@ function tellStatus(name: string, { warnings = [], scan, counters }: DaemonStatu
   reporter.debug(
     `${name}: ${chunksRead} of ${scan.chunks} chunk files read; ${reads} reads, ${bytesRead} bytes`,
   );
-}
-
-/** Then the daemon cannot have told how it ended. */
-function isFull(directory: string): boolean {
-  return fs.statfsSync(directory).bavail === 0;
-}
-
-/** Why the tree that was served was not whole; undefined if it was, or if nobody can have read it. */
-function damageOf(name: string, directory: string): Error | undefined {
-  if (readSessionRecord(directory) === undefined) return undefined;
-  const status = readStatus(directory);
-  if (status === undefined || status.state === 'serving') {
-    return failed(
-      `the daemon of ${name} died before its tree was unmounted: what was copied is not a whole backup`,
-      {
-        hint: `all is cleaned up; ${isFull(directory) ? `no space is left in ${directory}: make room, and ` : ''}back it up again`,
-      },
-    );
-  }
-  const [lost] = status.lost ?? [];
-  if (lost !== undefined) {
-    return failed(`the backup of ${name} is not whole: ${lost}`, { hint: 'back it up again' });
-  }
-  const { scan, counters } = status;
-  if (scan.unreadable > 0 || counters.ioErrors > 0) {
-    return failed(`the backup of ${name} is not whole: some of its chunks could not be read`, {
-      hint: 'look for disk errors (dmesg) or a snapshot that ran full, and back it up again',
-      details: { unreadable: scan.unreadable, ioErrors: counters.ioErrors },
-    });
-  }
-  if (status.state === 'failed') {
-    return failed(status.error ?? `the daemon of ${name} failed`, {
-      hint: 'the backup is good, but the next one may send chunks again that did not change',
-    });
-  }
-  return undefined;
 }

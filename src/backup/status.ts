@@ -5,7 +5,11 @@ import type { ScanState } from './served-tree.js';
 
 /** What the daemon says of itself, in `<session>/status.json`; a snapshot some second old. */
 export interface DaemonStatus {
-  readonly state: 'serving' | 'ended' | 'failed';
+  /**
+   * ended: the tree was unmounted, by whomever; failed: it was, but the index could not be saved; stopped: the daemon was told to end, or
+   * could not go on, while somebody might read the tree.
+   */
+  readonly state: 'serving' | 'stopped' | 'ended' | 'failed';
   readonly at: string;
   readonly scan: ScanState;
   readonly counters: Counters;
@@ -15,7 +19,7 @@ export interface DaemonStatus {
   readonly warnings?: readonly string[];
   /** Snapshots whose content is gone, as sentences: what was read since is worth nothing. */
   readonly lost?: readonly string[];
-  /** Why the state is `failed`. */
+  /** Why the index could not be saved. */
   readonly error?: string;
 }
 

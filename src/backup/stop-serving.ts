@@ -1,12 +1,14 @@
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { unmount } from '../fuse/unmount.js';
+import { isDiskFull } from '../host/durable.js';
 import { mountAt } from '../host/mountinfo.js';
 import { usersOf } from '../host/path-users.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
 import type { Reporter } from '../report/reporter.js';
-import type { UndoHandler } from '../session/undo.js';
+import type { Journal, JournalEntry } from '../session/journal.js';
+import type { UndoContext, UndoHandler } from '../session/undo.js';
 import { DAEMON_SCRIPT } from './daemon-config.js';
 
 /** Journal kind of the daemon and its mount. */
@@ -17,6 +19,8 @@ const Data = v.object({
   source: v.string(),
   sessionDirectory: v.string(),
   daemon: v.optional(v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() })),
+  /** A cleanup had taken the tree away when it told the daemon to end. */
+  stoppedByUs: v.optional(v.boolean()),
 });
 
 /** How long a program that still has a file open may keep the VM from getting its disks back. */
@@ -65,10 +69,34 @@ function daemonsOf(data: v.InferOutput<typeof Data>): ProcessIdentity[] {
     : found;
 }
 
-async function endDaemon(daemon: ProcessIdentity, reporter: Reporter): Promise<void> {
+/**
+ * Tells the daemon to end, and notes before that it is we who do: it stops while somebody may still read the tree, and the next cleanup
+ * has to know as well that nothing is wrong with that.
+ */
+function tellToEnd(daemon: ProcessIdentity, entry: JournalEntry, journal: Journal): void {
+  if (!isAlive(daemon)) return;
+  try {
+    journal.done(entry, { stoppedByUs: true });
+  } catch (error) {
+    // Then the daemon cannot note its end either, and counts as having died. What is undone next may be what takes up the room.
+    if (!isDiskFull(error)) throw error;
+  }
+  signalProcess(daemon, 'SIGTERM');
+}
+
+/** Whether the daemon of a serve entry was told to end by a cleanup. */
+export function isStoppedByUs({ data }: JournalEntry): boolean {
+  return v.parse(Data, data).stoppedByUs === true;
+}
+
+async function endDaemon(
+  daemon: ProcessIdentity,
+  entry: JournalEntry,
+  { journal, reporter }: UndoContext,
+): Promise<void> {
   if (await waitForEnd(daemon, DAEMON_END_TIMEOUT_MS)) return;
   reporter.debug(`the daemon ${daemon.pid} does not end by itself`);
-  signalProcess(daemon, 'SIGTERM');
+  tellToEnd(daemon, entry, journal);
   if (await waitForEnd(daemon, DAEMON_TERM_TIMEOUT_MS)) return;
   signalProcess(daemon, 'SIGKILL');
   if (await waitForEnd(daemon, DAEMON_KILL_TIMEOUT_MS)) return;
@@ -78,15 +106,15 @@ async function endDaemon(daemon: ProcessIdentity, reporter: Reporter): Promise<v
 }
 
 /** Unmounts the tree, and ends the daemon: after that nothing reads the frozen disks any more. */
-const stopServing: UndoHandler = async (entry, { reporter }) => {
+const stopServing: UndoHandler = async (entry, context) => {
   const data = v.parse(Data, entry.data);
   const daemons = daemonsOf(data);
   const wasMounted = isMounted(data.mountpoint, data.source);
-  const held = wasMounted && (await takeAway(data.mountpoint, data.source, reporter));
+  const held = wasMounted && (await takeAway(data.mountpoint, data.source, context.reporter));
   for (const daemon of daemons) {
     // Only an unmount that nobody holds up makes a daemon end by itself.
-    if (!wasMounted || held) signalProcess(daemon, 'SIGTERM');
-    await endDaemon(daemon, reporter);
+    if (!wasMounted || held) tellToEnd(daemon, entry, context.journal);
+    await endDaemon(daemon, entry, context);
   }
   if (isMounted(data.mountpoint, data.source)) throw failed(`${data.mountpoint} cannot be unmounted`);
 };

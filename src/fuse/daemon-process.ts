@@ -14,14 +14,22 @@ export type DaemonMessage =
       readonly hint: string | undefined;
     };
 
+/** How a daemon ends. */
+export interface DaemonEnd {
+  /** The mount is gone. Else somebody may see it until we are, and gets ENOTCONN from then on. */
+  readonly unmounted: boolean;
+  /** Somebody waits for us to be gone. */
+  readonly hurried: boolean;
+}
+
 /** The work of a daemon. */
 export interface DaemonWork {
   /** Begins to serve. */
   start(): Promise<Server>;
   /** Called when the mount answers; sentences for the user. */
   ready(): readonly string[];
-  /** The last thing the daemon does while it still can. `seen`: somebody may see the mount until we are gone. */
-  finish(end: { readonly seen: boolean }): Promise<void> | void;
+  /** The last thing the daemon does while it still can. Called again, while it still works, when a signal comes. */
+  finish(end: DaemonEnd): Promise<void> | void;
 }
 
 /** Tells whoever started us, if it still is there, and lets go of it. */
@@ -56,8 +64,9 @@ export async function runDaemon(work: DaemonWork): Promise<void> {
   dieOfSurprises();
   // Nobody would ever mount what we serve.
   process.once('disconnect', die);
+  let unmounted = false;
   const end = async () => {
-    await work.finish({ seen: true });
+    await work.finish({ unmounted, hurried: true });
     die();
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => void end());
@@ -66,13 +75,14 @@ export async function runDaemon(work: DaemonWork): Promise<void> {
     await server.connected;
     report({ kind: 'ready', warnings: work.ready() });
     await server.ended;
-    await work.finish({ seen: false });
+    unmounted = true;
+    await work.finish({ unmounted, hurried: false });
   } catch (error) {
     console.error(error);
     const [kind, hint]: [ErrorKind, string | undefined] =
       error instanceof ChunkmountError ? [error.kind, error.hint] : ['failed', undefined];
     report({ kind: 'failed', error: kind, message: messageOf(error), hint });
-    await work.finish({ seen: true });
+    await work.finish({ unmounted, hurried: true });
     // The message needs a moment to leave.
     setTimeout(die, 100);
   }

@@ -1,0 +1,116 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
+import { mountAt } from '../../src/host/mountinfo.js';
+import { findProcesses } from '../../src/host/process-list.js';
+import { TestChunkmount } from '../support/chunkmount.js';
+import { noise } from '../support/images.js';
+import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { eventually, expectError, traces } from './expectations.js';
+
+const DIED = 'the daemon of demo died before its tree was unmounted: what was copied is not a whole backup';
+const preload = (file: string) => `--import=${pathToFileURL(path.join(import.meta.dirname, file)).href}`;
+
+/** What a daemon that ends in good order may and may not be taken for. */
+describe('the daemon', () => {
+  const chunkmount = new TestChunkmount();
+  const image = chunkmount.path('disk.raw');
+  const marker = chunkmount.path('marker');
+  const tree = chunkmount.tree('demo');
+  const chunk = path.join(tree, 'disk0/000000/00000000');
+  const given = [`--image=${image}`, '--name=demo'];
+
+  beforeAll(async () => {
+    await requireAll(root, fuseDevice, program('qemu-img', 'qemu-utils'));
+    fs.writeFileSync(image, noise(300_000, 7));
+  });
+
+  afterEach(async () => {
+    const left = traces(chunkmount);
+    if (left.length > 0) await chunkmount.run(['cleanup', '--all']);
+    fs.rmSync(marker, { force: true });
+    expect(left).toEqual([]);
+  });
+
+  afterAll(() => chunkmount.close());
+
+  const cleanup = () => chunkmount.run(['cleanup', '--name=demo']);
+  const daemons = () => findProcesses((argv) => argv.at(-1) === `${chunkmount.stateDirectory}/sessions/demo`);
+
+  async function end(signal: NodeJS.Signals): Promise<void> {
+    const [daemon] = daemons();
+    process.kill(daemon!.pid, signal);
+    await eventually(() => daemons().length === 0);
+  }
+
+  /** Cleans up, and dies after so many records of the journal. */
+  async function dyingCleanup(records: number): Promise<void> {
+    const env = {
+      NODE_OPTIONS: preload('../crash/die-at-record.mjs'),
+      CRASH_AT: String(records),
+      CRASH_COUNT: marker,
+    };
+    expect(await chunkmount.start(['cleanup', '--name=demo'], env)).toMatchObject({ signal: 'SIGKILL' });
+  }
+
+  describe('that ends while its tree is mounted', () => {
+    it.each(['TERM', 'INT', 'HUP'])('by SIG%s, is no clean end', async (signal) => {
+      const script = `kill -${signal} $(pgrep -f '${chunkmount.stateDirectory}/sessions/demo$'); while ls '${tree}'; do :; done`;
+      const result = await chunkmount.run([
+        'run',
+        ...given,
+        '--',
+        'sh',
+        '-c',
+        `{ ${script}; } >&- 2>&-; exit 0`,
+      ]);
+      expect(expectError(result, 1).message).toBe(DIED);
+    });
+
+    it('because one of its threads died, is no clean end', async () => {
+      const env = { NODE_OPTIONS: preload('fixtures/dying-thread.mjs'), TEST_MARKER: marker };
+      const script = `: >'${marker}'; while ls '${tree}'; do :; done >&- 2>&-; exit 0`;
+      const result = await chunkmount.run(['run', ...given, '--', 'sh', '-c', script], env);
+      expect(expectError(result, 1).message).toBe(DIED);
+    });
+
+    it('is not forgotten by a cleanup that is cut off', async () => {
+      await chunkmount.succeed(...given);
+      await end('SIGTERM');
+      await dyingCleanup(1);
+      expect(expectError(await cleanup(), 1).message).toBe(DIED);
+    });
+  });
+
+  it('that is told to end because a reader held on to the tree ends well', async () => {
+    await chunkmount.succeed(...given);
+    const fd = fs.openSync(chunk, 'r');
+    const { exitCode, stderr } = await cleanup();
+    fs.closeSync(fd);
+    expect(exitCode, stderr).toBe(0);
+    expect(stderr).toContain('it is taken away from them');
+  });
+
+  it('that a cleanup was about to tell ends well, too, although that cleanup was cut off', async () => {
+    await chunkmount.succeed(...given);
+    const fd = fs.openSync(chunk, 'r');
+    await dyingCleanup(1);
+    expect(mountAt(tree)).toBeUndefined();
+    await end('SIGTERM');
+    fs.closeSync(fd);
+    expect(await cleanup()).toMatchObject({ exitCode: 0, stderr: '' });
+  });
+
+  it('that is told to end after its tree was unmounted ends well', async () => {
+    const env = { NODE_OPTIONS: preload('fixtures/slow-disk.mjs'), TEST_READ_MS: '3000' };
+    expect(await chunkmount.run(given, env)).toMatchObject({ exitCode: 0 });
+    await run('umount', [tree]);
+    // Removed once the daemon knows; it then waits for its scanners.
+    await eventually(() => !fs.existsSync(tree));
+    expect(daemons()).toHaveLength(1);
+    await end('SIGTERM');
+    expect(await cleanup()).toMatchObject({ exitCode: 0, stderr: '' });
+  });
+});
