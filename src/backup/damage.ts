@@ -45,10 +45,9 @@ export function readDamage(directory: string): ChunkmountError | undefined {
 
 /** Looks for damage and notes it, if anybody can have read the tree. Returns it: on a full disk it cannot be noted. */
 export async function noteDamage(session: ServedSession): Promise<ChunkmountError | undefined> {
-  const { name, state, journal, reporter } = session;
+  const { name, state, reporter } = session;
   const directory = state.session(name);
-  if (readSessionRecord(directory) === undefined) return undefined;
-  const damage = (await lostSnapshot(session)) ?? daemonDamage(name, directory, journal);
+  const damage = await findDamage(session);
   if (damage === undefined) return undefined;
   const { message, hint, details } = damage;
   try {
@@ -59,24 +58,22 @@ export async function noteDamage(session: ServedSession): Promise<ChunkmountErro
   return damage;
 }
 
-/** Why the frozen disks did not stay as they were. */
-async function lostSnapshot({
-  name,
-  state,
-  journal,
-  reporter,
-}: ServedSession): Promise<ChunkmountError | undefined> {
-  try {
-    const [lost] = await inspectSnapshots(journal);
-    if (lost === undefined) return undefined;
-    // What was hashed is not what was frozen: the next session cannot go on from it.
-    for (const { target } of readSessionRecord(state.session(name))?.disks ?? [])
-      removeTracking(state.index(name), target);
-    return lost;
-  } catch (error) {
-    reporter.warn(`whether the snapshots stayed whole cannot be told: ${messageOf(error)}`);
-    return undefined;
+/** The worst of it. */
+async function findDamage(session: ServedSession): Promise<ChunkmountError | undefined> {
+  const { name, state, journal, reporter } = session;
+  const directory = state.session(name);
+  const record = readSessionRecord(directory);
+  if (record === undefined) return undefined;
+  const { lost, unknown } = await inspectSnapshots(journal);
+  if (lost.length + unknown.length > 0) {
+    // What was hashed may not be what was frozen: the next session cannot go on from it.
+    for (const { target } of record.disks) removeTracking(state.index(name), target);
   }
+  const status = readStatus(directory);
+  // The next cleanup may not be able to look again, so what cannot be told now counts as damage, too.
+  const found = [...lost, ...treeDamage(name, directory, { status, journal }), ...unknown];
+  for (const { message } of unknown.filter((one) => one !== found[0])) reporter.warn(message);
+  return found[0] ?? unsavedIndex(name, status);
 }
 
 /** Then the daemon cannot have told how it ended. */
@@ -85,38 +82,43 @@ function isFull(directory: string): boolean {
 }
 
 /** Whether the daemon ended while somebody may have read the tree, and no cleanup had taken the tree away before. */
-function hasDied(status: DaemonStatus | undefined, journal: Journal): boolean {
-  if (status === undefined || status.state === 'serving') return true;
+function hasDied(status: DaemonStatus, journal: Journal): boolean {
+  if (status.state === 'serving') return true;
   const entry = journal.find(SERVE);
   return status.state === 'stopped' && (entry === undefined || !isStoppedByUs(entry));
 }
 
 /** What the daemon says was wrong with the tree, or that it cannot have said it. */
-function daemonDamage(name: string, directory: string, journal: Journal): ChunkmountError | undefined {
-  const status = readStatus(directory);
+function treeDamage(
+  name: string,
+  directory: string,
+  { status, journal }: { readonly status: DaemonStatus | undefined; readonly journal: Journal },
+): ChunkmountError[] {
   if (status === undefined || hasDied(status, journal)) {
-    return failed(
-      `the daemon of ${name} died before its tree was unmounted: what was copied is not a whole backup`,
-      {
-        hint: `all is cleaned up; ${isFull(directory) ? `no space is left in ${directory}: make room, and ` : ''}back it up again`,
-      },
-    );
+    const room = isFull(directory) ? `no space is left in ${directory}: make room, and ` : '';
+    const what = 'what was copied is not a whole backup';
+    const hint = `all is cleaned up; ${room}back it up again`;
+    return [failed(`the daemon of ${name} died before its tree was unmounted: ${what}`, { hint })];
   }
   const [lost] = status.lost ?? [];
   if (lost !== undefined) {
-    return failed(`the backup of ${name} is not whole: ${lost}`, { hint: 'back it up again' });
+    return [failed(`the backup of ${name} is not whole: ${lost}`, { hint: 'back it up again' })];
   }
-  const { scan, counters } = status;
-  if (scan.unreadable > 0 || counters.ioErrors > 0) {
-    return failed(`the backup of ${name} is not whole: some of its chunks could not be read`, {
+  const { unreadable } = status.scan;
+  const { ioErrors } = status.counters;
+  if (unreadable === 0 && ioErrors === 0) return [];
+  return [
+    failed(`the backup of ${name} is not whole: some of its chunks could not be read`, {
       hint: 'look for disk errors (dmesg) or a snapshot that ran full, and back it up again',
-      details: { unreadable: scan.unreadable, ioErrors: counters.ioErrors },
-    });
-  }
-  if (status.error !== undefined || status.state === 'failed') {
-    return failed(status.error ?? `the daemon of ${name} failed`, {
-      hint: 'the backup is good, but the next one may send chunks again that did not change',
-    });
-  }
-  return undefined;
+      details: { unreadable, ioErrors },
+    }),
+  ];
+}
+
+/** The tree was whole, but what was found out about it is not kept. */
+function unsavedIndex(name: string, status: DaemonStatus | undefined): ChunkmountError | undefined {
+  if (status?.error === undefined && status?.state !== 'failed') return undefined;
+  return failed(status.error ?? `the daemon of ${name} failed`, {
+    hint: 'the backup is good, but the next one may send chunks again that did not change',
+  });
 }

@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { failed } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
 import type { Journal } from '../session/journal.js';
-import { inspectSnapshots } from '../snapshot/inspect-snapshots.js';
+import { checkSnapshots } from '../snapshot/inspect-snapshots.js';
 import { overlayProvider } from '../snapshot/overlay/provider.js';
 import { readOverlayRecord } from '../snapshot/overlay/record.js';
 import type { SnapshotOptions } from '../snapshot/provider.js';
@@ -115,8 +115,7 @@ export async function takePoint(request: PointRequest): Promise<Point> {
     copies.push(await copyDisk(copy));
   }
   const definition = await writeDefinition(request, number, xml);
-  const [altered] = await inspectSnapshots(journal);
-  if (altered !== undefined) throw altered;
+  await checkSnapshots(journal);
   signal?.throwIfAborted();
   const made = madeLayers(journal);
   const point: Point = {

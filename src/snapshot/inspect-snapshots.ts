@@ -1,4 +1,4 @@
-import { type ChunkmountError, failed } from '../errors.js';
+import { type ChunkmountError, failed, messageOf } from '../errors.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
@@ -76,12 +76,40 @@ const INSPECTORS: Readonly<
   [PULL_JOB_KIND]: inspectPull,
 };
 
+/** What became of the frozen disks. All is well if both are empty. */
+export interface Inspection {
+  /** Why they did not stay as they were. */
+  readonly lost: readonly ChunkmountError[];
+  /** Why that cannot be told of some. */
+  readonly unknown: readonly ChunkmountError[];
+}
+
+function unknown(error: unknown): ChunkmountError {
+  return failed(`whether the frozen disks stayed as they were cannot be told: ${messageOf(error)}`, {
+    hint: 'what was copied may be no good backup: mend that, and back it up again',
+    cause: error,
+  });
+}
+
 /**
- * Whether the frozen disks stayed as they were: to be asked after the last read, and before anything is undone. Returns why not;
- * empty when all is well; throws when it cannot be told. Changes nothing.
+ * Whether the frozen disks stayed as they were: to be asked after the last read, and before anything is undone. What cannot be told of
+ * one keeps nobody from looking at the others. Changes nothing.
  */
-export async function inspectSnapshots(journal: Journal): Promise<ChunkmountError[]> {
-  const errors: ChunkmountError[] = [];
-  for (const entry of journal.pending()) errors.push(...((await INSPECTORS[entry.kind]?.(entry)) ?? []));
-  return errors;
+export async function inspectSnapshots(journal: Journal): Promise<Inspection> {
+  const found = { lost: [] as ChunkmountError[], unknown: [] as ChunkmountError[] };
+  for (const entry of journal.pending()) {
+    try {
+      found.lost.push(...((await INSPECTORS[entry.kind]?.(entry)) ?? []));
+    } catch (error) {
+      found.unknown.push(unknown(error));
+    }
+  }
+  return found;
+}
+
+/** Throws unless the frozen disks are known to have stayed as they were. */
+export async function checkSnapshots(journal: Journal): Promise<void> {
+  const { lost, unknown } = await inspectSnapshots(journal);
+  const [problem] = [...lost, ...unknown];
+  if (problem !== undefined) throw problem;
 }

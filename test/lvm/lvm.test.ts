@@ -182,8 +182,8 @@ describe('one VM on logical volumes', () => {
     const volume = await volumeByName(VOLUME_GROUP, `cm-${session.id}-vda`);
     expect(volume?.invalid).toBe(true);
     expect(await hasPattern(snapshot.disks[0]!.image.path, 'raw', UNTOUCHED)).toBe(false);
-    const damage = await inspectSnapshots(session.journal);
-    expect(damage.map(({ message }) => message)).toEqual([
+    const { lost } = await inspectSnapshots(session.journal);
+    expect(lost.map(({ message }) => message)).toEqual([
       expect.stringMatching(/cm-v\d+-vda of disk vda ran full/),
     ]);
     expect(await session.undo()).toEqual([]);

@@ -3,7 +3,7 @@ import * as path from 'node:path';
 import { failed } from '../../errors.js';
 import { mountAt } from '../../host/mountinfo.js';
 import type { Journal } from '../../session/journal.js';
-import { inspectSnapshots } from '../../snapshot/inspect-snapshots.js';
+import { checkSnapshots } from '../../snapshot/inspect-snapshots.js';
 import { watchSnapshots } from '../../snapshot/watch-snapshots.js';
 import { DumpFiles } from '../dump-files.js';
 import { freezeSource } from '../freeze-source.js';
@@ -118,8 +118,7 @@ async function watched<T>(
     end.abort();
     await watching;
   }
-  const [lost] = await inspectSnapshots(journal);
-  if (lost !== undefined) throw lost;
+  await checkSnapshots(journal);
   return result;
 }
 
