@@ -3,6 +3,7 @@ import { accessSync, closeSync, constants, openSync, statSync } from 'node:fs';
 import type { Options } from 'execa';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { type Politeness, politeCommand } from './politeness.js';
+import { PACKAGES } from './program-packages.js';
 
 export interface RunOptions {
   /** After this many milliseconds the program is ended and an error thrown. */
@@ -15,6 +16,11 @@ export interface RunOptions {
   descriptors?: readonly number[];
   cwd?: string;
   env?: Readonly<Record<string, string>>;
+  /**
+   * Cut off half-way it would leave the host in a state that nothing can work with: `signal` does not end it. After `timeoutMs` it
+   * gets SIGTERM, which it may put off; it is waited for, and never killed.
+   */
+  toItsEnd?: boolean;
   /** What messages call it, when it is the program's subcommand that matters; else the program's name. */
   called?: string;
 }
@@ -31,37 +37,6 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Takes 0.1 s to load, which a command that starts no program need not wait for. */
 const loadExeca = () => import('execa');
-
-/** The Debian package of each program we call, for the hint when it is missing. */
-const PACKAGES: Readonly<Record<string, string>> = {
-  'qemu-img': 'qemu-utils',
-  'qemu-storage-daemon': 'qemu-system-common',
-  virsh: 'libvirt-clients',
-  mount: 'mount',
-  umount: 'mount',
-  flock: 'util-linux',
-  ionice: 'util-linux',
-  nice: 'coreutils',
-  fusermount3: 'fuse3',
-  'systemd-notify': 'systemd',
-  chattr: 'e2fsprogs',
-  cp: 'coreutils',
-  filefrag: 'e2fsprogs',
-  lsattr: 'e2fsprogs',
-  lvs: 'lvm2',
-  lvcreate: 'lvm2',
-  lvremove: 'lvm2',
-  mkfifo: 'coreutils',
-  gzip: 'gzip',
-  pigz: 'pigz',
-  bzip2: 'bzip2',
-  pbzip2: 'pbzip2',
-  lzop: 'lzop',
-  xz: 'xz-utils',
-  lzip: 'lzip',
-  plzip: 'plzip',
-  zstd: 'zstd',
-};
 
 /** A program could not be started, failed, or took too long. `stderr` is what it said, trimmed. */
 export class CommandError extends ChunkmountError {
@@ -94,11 +69,11 @@ function options(given: RunOptions) {
     reject: false,
     stripFinalNewline: false,
     timeout: Math.min(given.timeoutMs ?? DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS),
-    forceKillAfterDelay: 2_000,
+    forceKillAfterDelay: given.toItsEnd === true ? false : 2_000,
     // A Ctrl-C on the terminal is for us to handle: virsh would abort its block job.
     detached: true,
     ...(given.input === undefined ? {} : { input: given.input }),
-    ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
+    ...(given.signal === undefined || given.toItsEnd === true ? {} : { cancelSignal: given.signal }),
     ...(given.cwd === undefined ? {} : { cwd: given.cwd }),
   } satisfies Options;
 }
@@ -170,7 +145,8 @@ function isExecutable(file: string): boolean {
  * Ends what is left of a program's process group once the program itself has been ended: it may hold our pipes, and then we
  * would wait for it.
  */
-function endGroupOf(child: ChildProcess, given: Pick<RunOptions, 'timeoutMs' | 'signal'>): void {
+function endGroupOf(child: ChildProcess, given: Pick<RunOptions, 'timeoutMs' | 'signal' | 'toItsEnd'>): void {
+  if (given.toItsEnd === true) return;
   const deadline = performance.now() + (given.timeoutMs ?? DEFAULT_TIMEOUT_MS);
   child.once('exit', (_code, signal) => {
     const ended = signal !== null || given.signal?.aborted === true || performance.now() >= deadline;

@@ -140,6 +140,14 @@ describe('run', () => {
     expect(identify(Number(fs.readFileSync(file, 'utf8')))).toBeUndefined();
   });
 
+  it('waits for one that must come to its end', async () => {
+    const script = 'trap "" TERM; sleep 3; echo done';
+    const given = { timeoutMs: 200, signal: AbortSignal.timeout(100), toItsEnd: true };
+    const error = await failure(run('sh', shell(`${script} >"$1"`, path.join(directory, 'whole')), given));
+    expect(error.message).toBe('sh took too long and was ended');
+    expect(fs.readFileSync(path.join(directory, 'whole'), 'utf8')).toBe('done\n');
+  });
+
   it('stops when told to, also before it began', async () => {
     const abort = new AbortController();
     const running = failure(run('sleep', ['60'], { signal: abort.signal }));

@@ -2,10 +2,15 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed } from '../../errors.js';
 import { readIfExists } from '../../host/durable.js';
-import { run } from '../../host/exec.js';
+import { type RunResult, run } from '../../host/exec.js';
+import type { Reporter } from '../../report/reporter.js';
 
-/** LVM waits for its own locks; another LVM command may run for long. */
+/** What LVM is asked. It waits for its own locks; another LVM command may run for long. */
 const LVM_TIMEOUT_MS = 60_000;
+/** What LVM is to change: it is ended only while it waits for a lock, so there is no hurry. */
+const CHANGE_TIMEOUT_MS = 3_600_000;
+/** From then on the user is told what is waited for. */
+const CHANGE_SLOW_MS = 20_000;
 
 /** Marks what is ours in `lvs -o +lv_tags`, for people; what may be removed the journal says. */
 export const LVM_TAG = 'chunkmount';
@@ -163,17 +168,45 @@ export async function spaceInGroup(group: string, signal?: AbortSignal): Promise
   return { free: Number(found.vg_free), extentSize: Number(found.vg_extent_size) };
 }
 
-export interface NewSnapshot {
+export interface ChangeOptions {
+  /** Ends nothing that has begun, but what follows it. */
+  readonly signal?: AbortSignal | undefined;
+  readonly reporter?: Reporter | undefined;
+}
+
+/**
+ * Runs a command of LVM that changes volumes. To do so it suspends them: killed before it resumes them, it would leave whoever
+ * writes there, the VM, standing still. LVM puts off SIGTERM while it holds the lock of a group (block_signals in lib/misc/lvm-signal.c).
+ */
+async function change(
+  program: string,
+  args: readonly string[],
+  { signal, reporter }: ChangeOptions,
+  accept: readonly number[] = [],
+): Promise<RunResult> {
+  signal?.throwIfAborted();
+  const slow = setTimeout(() => {
+    reporter?.notice(`${program} takes long; it is waited for, because the VM might stand still without it`);
+  }, CHANGE_SLOW_MS);
+  try {
+    const result = await run(program, args, { timeoutMs: CHANGE_TIMEOUT_MS, toItsEnd: true, accept });
+    signal?.throwIfAborted();
+    return result;
+  } finally {
+    clearTimeout(slow);
+  }
+}
+
+export interface NewSnapshot extends ChangeOptions {
   readonly origin: LogicalVolume;
   readonly name: string;
-  readonly signal?: AbortSignal | undefined;
 }
 
 const COMMON = ['--snapshot', '--permission', 'r', '--addtag', LVM_TAG, '--yes'];
 
 /** Makes a read-only thick snapshot. `size`: arguments of lvcreate that say how large. */
 export async function createThick(
-  { origin, name, signal }: NewSnapshot,
+  { origin, name, ...options }: NewSnapshot,
   size: readonly string[],
   chunkKib: number,
 ): Promise<void> {
@@ -186,25 +219,25 @@ export async function createThick(
     name,
     `${origin.group}/${origin.name}`,
   ];
-  await run('lvcreate', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+  await change('lvcreate', args, options);
 }
 
 /** Makes a read-only thin snapshot. Without the last two options it would have no device. */
-export async function createThin({ origin, name, signal }: NewSnapshot): Promise<void> {
+export async function createThin({ origin, name, ...options }: NewSnapshot): Promise<void> {
   const activate = ['--setactivationskip', 'n', '--activate', 'y'];
   const args = [...COMMON, ...activate, '--name', name, `${origin.group}/${origin.name}`];
-  await run('lvcreate', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+  await change('lvcreate', args, options);
 }
 
 /** Enlarges a thick snapshot. */
 export async function extend(volume: LogicalVolume, bytes: number, signal?: AbortSignal): Promise<void> {
   const args = ['--size', `+${bytes}b`, `${volume.group}/${volume.name}`];
-  await run('lvextend', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
+  signal?.throwIfAborted();
+  await change('lvextend', args, {});
 }
 
 /** Removes the volume with that very UUID. Returns false if LVM refuses, as it does while somebody has it open. */
 export async function remove(volume: LogicalVolume): Promise<boolean> {
   const args = ['--yes', '--select', `lv_uuid=${volume.uuid}`, volume.group];
-  const { exitCode } = await run('lvremove', args, { timeoutMs: LVM_TIMEOUT_MS, accept: [LVM_FAILED] });
-  return exitCode === 0;
+  return (await change('lvremove', args, {}, [LVM_FAILED])).exitCode === 0;
 }

@@ -103,7 +103,7 @@ async function checkSpace(request: SnapshotRequest, prepared: readonly Preparati
 }
 
 async function create(request: SnapshotRequest, { disk, origin, name }: Preparation): Promise<FrozenDisk> {
-  const { journal, options, signal } = request;
+  const { journal, options, reporter, signal } = request;
   const thin = origin.segment === 'thin';
   const record: LvmRecord = {
     session: request.sessionId,
@@ -114,10 +114,10 @@ async function create(request: SnapshotRequest, { disk, origin, name }: Preparat
     thin,
   };
   const entry = journal.intend(LVM_KIND, { ...record });
-  if (thin) await createThin({ origin, name, signal });
+  if (thin) await createThin({ origin, name, reporter, signal });
   else
     await createThick(
-      { origin, name, signal },
+      { origin, name, reporter, signal },
       sizeArguments(options.snapshotSize ?? DEFAULT_SNAPSHOT_SIZE),
       THICK_CHUNK_KIB,
     );

@@ -1,0 +1,63 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import {
+  createThick,
+  createThin,
+  extend,
+  type LogicalVolume,
+} from '../../src/snapshot/lvm/logical-volume.js';
+import { programFirst } from '../support/dumps.js';
+
+/** Ctrl-C reaches it in this time, and a program that does not care for SIGTERM would be killed 2 s later. */
+const ABORT_MS = 500;
+/** Says when it has come to its end, and leaves that to a process of its own group. */
+const SLOW = 'trap \'\' TERM; (sleep 4; echo "$1" >"$0.done") & wait';
+
+const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cm-lvm-commands-'));
+const { PATH } = process.env;
+
+afterEach(() => {
+  process.env.PATH = PATH;
+  fs.rmSync(directory, { recursive: true, force: true });
+});
+
+/** What comes first on PATH under the name of a program of LVM. */
+function slow(program: string): string {
+  process.env.PATH = programFirst(directory, program, SLOW);
+  return path.join(directory, `${program}.done`);
+}
+
+const volume = { group: 'vg', name: 'lv' } as LogicalVolume;
+
+describe('a command of LVM that has begun to change volumes is left to end it', () => {
+  it.each([
+    [
+      'a thick snapshot',
+      (signal: AbortSignal) => createThick({ origin: volume, name: 'cm', signal }, ['-l1'], 4),
+    ],
+    ['a thin snapshot', (signal: AbortSignal) => createThin({ origin: volume, name: 'cm', signal })],
+  ])('%s, and only then do we stop', async (_, create) => {
+    const done = slow('lvcreate');
+    const abort = new AbortController();
+    setTimeout(() => abort.abort(new Error('ended by SIGINT')), ABORT_MS);
+    await expect(create(abort.signal)).rejects.toThrow('ended by SIGINT');
+    expect(fs.readFileSync(done, 'utf8')).toBe('--snapshot\n');
+  });
+
+  it('a larger snapshot', async () => {
+    const done = slow('lvextend');
+    const abort = new AbortController();
+    setTimeout(() => abort.abort(), ABORT_MS);
+    await extend(volume, 512, abort.signal);
+    expect(fs.readFileSync(done, 'utf8')).toBe('--size\n');
+  });
+
+  it('but none begins any more', async () => {
+    const done = slow('lvcreate');
+    const signal = AbortSignal.abort(new Error('ended by SIGINT'));
+    await expect(createThin({ origin: volume, name: 'cm', signal })).rejects.toThrow('ended by SIGINT');
+    expect(fs.existsSync(done)).toBe(false);
+  });
+});
