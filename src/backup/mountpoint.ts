@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
-import { makeDirectory } from '../host/durable.js';
+import { fsyncDirectory, makeDirectory } from '../host/durable.js';
 import { mountAt } from '../host/mountinfo.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
@@ -26,34 +26,44 @@ function busy(mountpoint: string, why: string, hint: string): ChunkmountError {
   return new ChunkmountError('failed', `${mountpoint} ${why}`, { hint, details: { mountpoint } });
 }
 
-/** Throws unless nothing is at `mountpoint`, or an empty directory. */
+/**
+ * Throws unless nothing is at `mountpoint`, or an empty directory. A link to one is none: mount(8) would follow it to where nobody
+ * looks for our mount.
+ */
 export function checkMountpoint(mountpoint: string): void {
   const mounted = mountAt(mountpoint);
   if (mounted !== undefined) {
     throw busy(mountpoint, `is a mountpoint already (${mounted.type})`, `unmount it: umount ${mountpoint}`);
   }
-  let entries: string[];
-  try {
-    entries = fs.readdirSync(mountpoint);
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return;
-    if (systemCode(error) === 'ENOTDIR') {
+  const found = fs.lstatSync(mountpoint, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isDirectory()) {
+    if (!found.isSymbolicLink())
       throw busy(mountpoint, 'is a file', 'move it away, or give another --backupdir');
-    }
-    throw error;
+    throw busy(
+      mountpoint,
+      'is a symbolic link',
+      'move it away, or give another --backupdir, which may be a link itself',
+    );
   }
-  if (entries.length > 0) {
+  if (fs.readdirSync(mountpoint).length > 0) {
     throw busy(mountpoint, 'is not empty', 'move what is in it away, or give another --backupdir');
   }
 }
 
 /**
- * Makes the directory to mount on. It is removed with the session, because an `rsync --delete` from an empty directory would erase
+ * Makes the directory to mount on, and throws if something else has come there since it was checked. It is removed with the session, because an `rsync --delete` from an empty directory would erase
  * a backup.
  */
 export function makeMountpoint(mountpoint: string, journal: Journal): void {
   const entry = journal.intend(MOUNTPOINT, { path: mountpoint });
-  makeDirectory(mountpoint);
+  try {
+    fs.mkdirSync(mountpoint, { mode: 0o700 });
+    fsyncDirectory(path.dirname(mountpoint));
+  } catch (error) {
+    if (systemCode(error) !== 'EEXIST') throw error;
+    checkMountpoint(mountpoint);
+  }
   journal.done(entry);
 }
 

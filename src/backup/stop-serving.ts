@@ -2,7 +2,7 @@ import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { unmount } from '../fuse/unmount.js';
 import { isDiskFull } from '../host/durable.js';
-import { mountAt } from '../host/mountinfo.js';
+import { mountAt, mountpointsOf } from '../host/mountinfo.js';
 import { usersOf } from '../host/path-users.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
@@ -10,6 +10,7 @@ import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import type { UndoContext, UndoHandler } from '../session/undo.js';
 import { DAEMON_SCRIPT } from './daemon-config.js';
+import { readSessionRecord } from './session-record.js';
 
 /** Journal kind of the daemon and its mount. */
 export const SERVE = 'serve';
@@ -34,6 +35,16 @@ const DAEMON_KILL_TIMEOUT_MS = 10_000;
 /** Whether our mount is there; what somebody else mounted on the same directory is not ours to unmount. */
 function isMounted(mountpoint: string, source: string): boolean {
   return mountAt(mountpoint)?.source === source;
+}
+
+/**
+ * Where to look for our mount. A session that began has it at the mountpoint: what is elsewhere then is somebody's bind mount, which
+ * is left to die, because an `rsync --delete` from the empty directory beneath would erase a backup. One that did not begin may have it
+ * where a link led mount(8) that was put in the mountpoint's place.
+ */
+function placeOf({ mountpoint, source, sessionDirectory }: v.InferOutput<typeof Data>): string {
+  if (isMounted(mountpoint, source) || readSessionRecord(sessionDirectory) !== undefined) return mountpoint;
+  return mountpointsOf(source)[0] ?? mountpoint;
 }
 
 /** Returns whether somebody still holds on to the tree, which then lives on without a place in the file system. */
@@ -109,14 +120,15 @@ async function endDaemon(
 const stopServing: UndoHandler = async (entry, context) => {
   const data = v.parse(Data, entry.data);
   const daemons = daemonsOf(data);
-  const wasMounted = isMounted(data.mountpoint, data.source);
-  const held = wasMounted && (await takeAway(data.mountpoint, data.source, context.reporter));
+  const place = placeOf(data);
+  const wasMounted = isMounted(place, data.source);
+  const held = wasMounted && (await takeAway(place, data.source, context.reporter));
   for (const daemon of daemons) {
     // Only an unmount that nobody holds up makes a daemon end by itself.
     if (!wasMounted || held) tellToEnd(daemon, entry, context.journal);
     await endDaemon(daemon, entry, context);
   }
-  if (isMounted(data.mountpoint, data.source)) throw failed(`${data.mountpoint} cannot be unmounted`);
+  if (isMounted(place, data.source)) throw failed(`${place} cannot be unmounted`);
 };
 
 export const stopServingUndo = { [SERVE]: stopServing };

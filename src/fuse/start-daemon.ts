@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
+import * as path from 'node:path';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
 import { spawnDaemon } from '../host/exec.js';
-import { mountAt } from '../host/mountinfo.js';
+import { mountAt, mountpointsOf } from '../host/mountinfo.js';
 import type { Politeness } from '../host/politeness.js';
 import { identify, type ProcessIdentity } from '../host/process-identity.js';
 import type { DaemonMessage } from './daemon-process.js';
@@ -62,8 +63,13 @@ export async function startDaemon(request: StartDaemonRequest): Promise<readonly
 
 /** statfs is never answered from a cache. */
 async function checkAnswers(mountpoint: string, source: string): Promise<void> {
-  if (mountAt(mountpoint)?.source !== source)
-    throw failed(`${mountpoint} is not mounted although mount said so`);
+  if (mountAt(mountpoint)?.source !== source) {
+    const [elsewhere] = mountpointsOf(source);
+    const where = elsewhere === undefined ? '' : `: a symbolic link led it to ${elsewhere}`;
+    throw failed(`${mountpoint} is not mounted although mount said so${where}`, {
+      hint: `see who else may write in ${path.dirname(mountpoint)}`,
+    });
+  }
   try {
     await fs.promises.statfs(mountpoint);
   } catch (error) {

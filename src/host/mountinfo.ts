@@ -36,3 +36,8 @@ export function listMounts(): MountEntry[] {
 export function mountAt(mountpoint: string): MountEntry | undefined {
   return listMounts().findLast((entry) => entry.mountpoint === mountpoint);
 }
+
+/** Every mountpoint of a mount that calls itself so, in the order they were made: bind mounts of it have the same source. */
+export function mountpointsOf(source: string): string[] {
+  return listMounts().flatMap((entry) => (entry.source === source ? [entry.mountpoint] : []));
+}

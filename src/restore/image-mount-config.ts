@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import type { TransportKind } from '../fuse/transport.js';
 import type { MountEntry } from '../host/mountinfo.js';
@@ -26,9 +27,9 @@ export const IMAGE_DAEMON_SCRIPT = fileURLToPath(scriptUrl('restore/image-daemon
 /** Begins the source in mountinfo of every mount of images, and tells it from others. */
 const SOURCE_PREFIX = 'chunkmount-images:';
 
-/** How the mount of a tree of that name calls itself in mountinfo. */
+/** How a mount of a tree of that name calls itself in mountinfo, as no other does. */
 export function imageMountSource(name: string): string {
-  return `${SOURCE_PREFIX}${name}`;
+  return `${SOURCE_PREFIX}${name}:${randomBytes(4).toString('hex')}`;
 }
 
 export function isImageMount({ source }: MountEntry): boolean {

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { type ChunkmountError, messageOf, systemCode, usage } from '../errors.js';
 import { startDaemon } from '../fuse/start-daemon.js';
-import { mountAt } from '../host/mountinfo.js';
+import { mountAt, mountpointsOf } from '../host/mountinfo.js';
 import {
   IMAGE_DAEMON_SCRIPT,
   type ImageMountConfig,
@@ -92,7 +92,8 @@ export async function mountImages(request: ImageMountRequest): Promise<string[]>
     });
     signal?.throwIfAborted();
   } catch (error) {
-    await takeAway(mountpoint);
+    // It is elsewhere if a link was put in the mountpoint's place meanwhile.
+    await takeAway(mountpoint, mountpointsOf(source)[0]);
     throw error;
   }
   return tree.manifest.disks.map(({ target }) => imagePath(mountpoint, target));

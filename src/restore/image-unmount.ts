@@ -58,13 +58,13 @@ export async function unmountImages(given: string): Promise<string> {
 
 /**
  * Unmounts the images at `mountpoint` (absolute, free of links) if they are mounted, and ends every daemon that serves it. Throws
- * when they are in use.
+ * when they are in use. `place` is where they are mounted, if that is elsewhere.
  */
-export async function takeAway(mountpoint: string): Promise<void> {
+export async function takeAway(mountpoint: string, place = mountpoint): Promise<void> {
   const daemons = daemonsOf(mountpoint);
-  const mounted = mountAt(mountpoint);
+  const mounted = mountAt(place);
   const wasMounted = mounted !== undefined && isImageMount(mounted);
-  if (wasMounted) await unmountUnused(mountpoint);
+  if (wasMounted) await unmountUnused(place);
   for (const daemon of daemons) {
     // Unmounting makes a daemon end by itself.
     if (wasMounted && (await waitForEnd(daemon, END_TIMEOUT_MS))) continue;

@@ -3,7 +3,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { listMounts, mountAt } from '../../src/host/mountinfo.js';
+import { listMounts, mountAt, mountpointsOf } from '../../src/host/mountinfo.js';
 import { program, requireAll, root } from '../support/requirements.js';
 
 const directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'chunkmount-mounts-'));
@@ -70,6 +70,19 @@ describe('mountAt', () => {
     for (const other of [path.join(mountpoint, 'x'), directory, `${mountpoint}x`, mountpoint.slice(0, -1)]) {
       expect(mountAt(other)).toBeUndefined();
     }
+  });
+});
+
+describe('mountpointsOf', () => {
+  it('finds a mount wherever it is, and no other', async () => {
+    const first = await mount('here', 'chunkmount:one');
+    const bound = path.join(directory, 'there');
+    fs.mkdirSync(bound);
+    await run('mount', ['--bind', first, bound]);
+    mounted.push(bound);
+    await mount('other', 'chunkmount:one2');
+    expect(mountpointsOf('chunkmount:one')).toEqual([first, bound]);
+    expect(mountpointsOf('chunkmount:')).toEqual([]);
   });
 });
 
