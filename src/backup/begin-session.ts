@@ -21,6 +21,7 @@ import { writeTreeFiles } from './tree-files.js';
 /** What a mounted session is to the command that began it. */
 export interface BegunSession {
   readonly name: string;
+  readonly id: string;
   readonly mountpoint: string;
   readonly snapshotTime: string;
   readonly consistency: string;
@@ -105,6 +106,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
   });
   return {
     name: source.name,
+    id,
     mountpoint,
     snapshotTime: frozen.time.toISOString(),
     consistency: frozen.consistency,

@@ -14,6 +14,7 @@ import { noteDamage, readDamage } from './damage.js';
 import { dumpUndo } from './dump-files.js';
 import { keepingHandlers, keptSnapshots, releaseKept } from './kept-snapshots.js';
 import { mountpointUndo } from './mountpoint.js';
+import { readSessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 import { SERVE, stopServingUndo } from './stop-serving.js';
 
@@ -31,6 +32,8 @@ const BARRIERS: ReadonlySet<string> = new Set([SERVE]);
 export interface EndRequest {
   readonly name: string;
   readonly state: StateDirectory;
+  /** The session that is meant, by its id: any, if undefined. */
+  readonly session?: string | undefined;
   /** For the lock's record. */
   readonly command: string;
   readonly keepLock: boolean;
@@ -43,7 +46,7 @@ export interface EndRequest {
   readonly commitTimeoutMs?: number | undefined;
 }
 
-/** How a session ended. `nothing`: there was none. */
+/** How a session ended. `nothing`: there was none, or it was not the one that was meant. */
 export type EndResult =
   | {
       readonly kind: 'ended';
@@ -72,6 +75,8 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
 async function endLocked(request: EndRequest): Promise<EndResult> {
   const { name, state, reporter, signal, commitTimeoutMs } = request;
   const directory = state.session(name);
+  if (request.session !== undefined && readSessionRecord(directory)?.id !== request.session)
+    return { kind: 'nothing' };
   if (!fs.existsSync(directory)) {
     const released = request.dropKept !== true && (await releaseLeftOver(request));
     return released ? { kind: 'ended', counters: undefined } : { kind: 'nothing' };

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
-import { endSession } from '../backup/end-session.js';
+import { endOwnSession } from '../backup/end-own-session.js';
 import { waitForUnmount } from '../backup/wait-for-unmount.js';
 import { messageOf, usage } from '../errors.js';
 import { notifyReady } from '../host/service-manager.js';
@@ -63,12 +63,11 @@ async function stay(
   const { reporter, signal, insisted } = context;
   await tellReady(mounted, reporter);
   await Promise.all(mounted.map(({ mountpoint }) => waitForUnmount(mountpoint, signal)));
-  const outcomes = await forEachName(
-    mounted.map(({ name }) => name),
-    insisted,
-    (name) =>
-      endSession({ name, state, command: 'mount', keepLock, reporter, signal: insisted, commitTimeoutMs }),
-  );
+  const byName = new Map(mounted.map((session) => [session.name, session]));
+  const outcomes = await forEachName([...byName.keys()], insisted, (name) => {
+    const request = { name, state, command: 'mount', keepLock, reporter, signal: insisted, commitTimeoutMs };
+    return endOwnSession(byName.get(name)!, request);
+  });
   throwFailures(outcomes, reporter);
 }
 

@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { Command } from 'commander';
 import { type BegunSession, beginSession } from '../backup/begin-session.js';
-import { endSession } from '../backup/end-session.js';
+import { endOwnSession } from '../backup/end-own-session.js';
 import type { BackupSettings } from '../backup/settings.js';
 import { failed, messageOf, usage } from '../errors.js';
 import { runForeground } from '../host/exec.js';
@@ -91,12 +91,14 @@ async function endAll(
   { reporter, insisted }: CommandContext,
   wentWell: boolean,
 ): Promise<void> {
-  const outcomes = await forEachName(
-    begun.map(({ name }) => name),
-    insisted,
-    (name) =>
-      endSession({ name, state, command: 'run', keepLock, reporter, signal: insisted, commitTimeoutMs }),
-  );
+  const byName = new Map(begun.map((session) => [session.name, session]));
+  const outcomes = await forEachName([...byName.keys()], insisted, async (name) => {
+    const request = { name, state, command: 'run', keepLock, reporter, signal: insisted, commitTimeoutMs };
+    if ((await endOwnSession(byName.get(name)!, request)) === 'ended') return;
+    throw failed(`the tree of ${name} was taken away by another command`, {
+      hint: 'the backup made of it may not be whole: run this again when nobody else backs that up',
+    });
+  });
   try {
     throwFailures(outcomes, reporter);
   } catch (error) {

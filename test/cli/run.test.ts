@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { TestChunkmount } from '../support/chunkmount.js';
@@ -39,6 +40,49 @@ describe('chunkmount run', () => {
       stdout: `${tree}|${tree}\ndisk0\ndisk0.xxh64\nmanifest.json\n`,
       stderr: 'oops\n',
     });
+  });
+
+  describe('when another command takes the tree away', () => {
+    const told = /the tree of demo was taken away by another command[\s\S]*may not be whole/;
+    /** Runs a command that succeeds when it is let go, after something else was done. */
+    async function whileRunning(work: () => Promise<unknown>) {
+      const letGo = chunkmount.path('let-go');
+      const script = `: >'${marker}'; while [ ! -e '${letGo}' ]; do sleep 0.1; done`;
+      const running = chunkmount.start(['run', ...given, '--', 'sh', '-c', script]);
+      await eventually(markerIsThere);
+      await work();
+      fs.writeFileSync(letGo, '');
+      const result = await running;
+      fs.rmSync(letGo);
+      return result;
+    }
+
+    it('fails', async () => {
+      const result = await whileRunning(() => chunkmount.succeed('cleanup', '--name=demo'));
+      expect(result).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(told) });
+    });
+
+    it('fails, and leaves the session alone that was begun since', async () => {
+      const result = await whileRunning(async () => {
+        await chunkmount.succeed('cleanup', '--name=demo');
+        await chunkmount.succeed('mount', ...given);
+      });
+      expect(result).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(told) });
+      expect(fs.existsSync(`${tree}/manifest.json`)).toBe(true);
+      await chunkmount.succeed('cleanup', '--name=demo');
+    });
+
+    it('fails, and cleans up what an unmount leaves', async () => {
+      const result = await whileRunning(() => execa('umount', [tree]));
+      expect(result).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(told) });
+    });
+  });
+
+  it('mount --foreground that a cleanup ends has ended well', async () => {
+    const running = chunkmount.start(['mount', '--foreground', ...given]);
+    await eventually(async () => fs.existsSync(`${tree}/manifest.json`));
+    await chunkmount.succeed('cleanup', '--name=demo');
+    expect(await running).toMatchObject({ exitCode: 0, stderr: '' });
   });
 
   it('gives the command its arguments as they are', async () => {
