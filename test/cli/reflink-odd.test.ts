@@ -95,9 +95,13 @@ describe('all is read when', () => {
     fs.rmSync(vm.clone('vda'));
     const { kept, why } = await vm.good();
     expect({ kept, why }).toMatchObject({ kept: CHUNKS, why: { vda: expect.stringContaining('ENOENT') } });
-    fs.writeFileSync(vm.clone('vdb'), 'x', { flag: 'r+' });
+    const written = vm.clone('vdb');
+    fs.writeFileSync(written, 'x', { flag: 'r+' });
     const second = await vm.good();
     expect(second).toMatchObject({ kept: CHUNKS, why: { vdb: expect.stringContaining('was written') } });
+    // Somebody has use for it; it is not ours any more.
+    expect(fs.readFileSync(written, 'latin1')[0]).toBe('x');
+    fs.rmSync(written);
   });
 
   it('the index is older than the kept clone', async () => {

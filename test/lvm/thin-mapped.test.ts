@@ -160,6 +160,7 @@ describe('the blocks that a thin pool has of a frozen volume', () => {
     );
     await run('lvchange', ['--permission', 'rw', `${VOLUME_GROUP}/${SNAPSHOT}`]);
     expect(await why()).toContain('is not its snapshot');
+    await run('lvchange', ['--permission', 'r', `${VOLUME_GROUP}/${SNAPSHOT}`]);
     await thaw();
 
     writeBlocks(DEVICE, 0, BLOCKS - 4);

@@ -5,6 +5,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { keptSnapshots } from '../../src/backup/kept-snapshots.js';
 import { run } from '../../src/host/exec.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { deviceNumber, volumeByName } from '../../src/snapshot/lvm/logical-volume.js';
@@ -175,6 +176,20 @@ describe('the tracker of thin volumes', () => {
     await happen();
     expect(await disk.reason()).toBe(`thin: ${reason}`);
     expect(await disk.snapshots()).toEqual([disk.kept]);
+  });
+
+  it('a kept snapshot that was made writable is left alone, and forgotten', async () => {
+    await disk.session();
+    const { kept: name } = disk;
+    await lvm('lvchange', '--permission', 'rw', kept());
+    await disk.cleanup(true);
+    expect(disk.reporter.messages).toContainEqual(
+      expect.stringMatching(`^warn: the LVM snapshot ${VOLUME_GROUP}/${name} of disk vda was made writable`),
+    );
+    expect(await disk.snapshots()).toEqual([name]);
+    expect(keptSnapshots(disk)).toEqual([]);
+    await removeVolumes(name);
+    expect(await disk.reason()).toBe(`thin: ${GONE}`);
   });
 
   it('cleanup releases what a killed session held, and nothing else', async () => {

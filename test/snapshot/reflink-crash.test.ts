@@ -81,10 +81,11 @@ describe('a clone', () => {
     return path.join(directory, name!);
   }
 
-  it('is told when somebody wrote or removed it', async () => {
+  it('is told when somebody wrote or removed it, and stays if it was written', async () => {
     await session.freeze(reflinkProvider, domain.name);
     expect(await inspectSnapshots(session.journal)).toEqual({ lost: [], unknown: [] });
-    fs.writeFileSync(cloneOf('vda'), 'x', { flag: 'r+' });
+    const written = cloneOf('vda');
+    fs.writeFileSync(written, 'x', { flag: 'r+' });
     fs.rmSync(cloneOf('vdb'));
     const { lost } = await inspectSnapshots(session.journal);
     const told = lost.map(({ message }) => message);
@@ -93,6 +94,9 @@ describe('a clone', () => {
       expect.stringMatching(/clone .*vdb\.cm-c\d+\.clone of disk vdb is gone/),
     ]);
     expect(await session.undo()).toEqual([]);
+    expect(session.reporter.messages.join('\n')).toMatch(/warn: the clone .*vda.* was written .* left alone/);
+    expect(fs.readFileSync(written, 'latin1')[0]).toBe('x');
+    fs.rmSync(written);
     await expectRestored();
   });
 

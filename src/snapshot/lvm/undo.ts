@@ -48,7 +48,14 @@ const undoLvm: UndoHandler = async (entry, context) => {
   const deadline = Date.now() + BUSY_TIMEOUT_MS;
   for (;;) {
     const volume = await findLvmSnapshot(record);
-    if (volume === undefined || (await remove(volume))) return;
+    if (volume === undefined) return;
+    if (!volume.readOnly) {
+      context.reporter.warn(
+        `the LVM snapshot ${volume.group}/${volume.name} of disk ${record.target} was made writable, and is left alone: remove it if nobody needs it`,
+      );
+      return;
+    }
+    if (await remove(volume)) return;
     context.signal?.throwIfAborted();
     if (Date.now() > deadline) {
       throw failed(

@@ -36,12 +36,16 @@ function isOurs({ clone, file }: CloneRecord): boolean {
   return file === undefined ? fs.statSync(clone).size === 0 : isSameImage(actual, file);
 }
 
+/** Whether a clone that was whole is as it was then. */
+function isUnwritten({ mark, clone, file }: CloneRecord): boolean {
+  return wasWritten(mark, writeMark(clone), file?.bootId) === false;
+}
+
 /** What happened to a clone that was whole, as a clause; undefined if nothing did. */
 export function cloneDamage(record: CloneRecord): string | undefined {
   if (record.mark === undefined) return undefined;
   if (!isOurs(record)) return 'is gone';
-  const { mark, clone, file } = record;
-  return wasWritten(mark, writeMark(clone), file?.bootId) === false ? undefined : 'was written';
+  return isUnwritten(record) ? undefined : 'was written';
 }
 
 const undoClone: UndoHandler = async (entry, { reporter }) => {
@@ -50,6 +54,12 @@ const undoClone: UndoHandler = async (entry, { reporter }) => {
   if (!fs.existsSync(clone)) return;
   if (!isOurs(record)) {
     reporter.warn(`${clone} is not the clone that was made for the backup any more, and is left alone`);
+    return;
+  }
+  if (record.mark !== undefined && !isUnwritten(record)) {
+    reporter.warn(
+      `the clone ${clone} of disk ${target} was written since it was made, and is left alone: remove it if nobody needs it`,
+    );
     return;
   }
   if (isWrittenByQemu(clone)) {
