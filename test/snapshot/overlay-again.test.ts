@@ -79,6 +79,7 @@ describe('a VM that was started again on an overlay that had been merged', () =>
     await freezeAndWrite();
     expect(await session.dyingUndo({ records: PIVOTING })).toBe(true);
     await libvirt.killQemu(domain);
+    await sleep(1_100);
     await runOnOverlays();
     await defineOnImages();
     await sleep(1_100);

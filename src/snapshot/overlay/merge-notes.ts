@@ -1,3 +1,4 @@
+import * as fs from 'node:fs';
 import { durableMark, wasWritten, writeMark } from '../image-identity.js';
 import type { OverlayCase } from './case.js';
 import { overlayFile } from './position.js';
@@ -16,8 +17,8 @@ export function noteBegun({ context, entry, record }: OverlayCase): void {
 }
 
 /** Records that the guest is about to be switched over to the base, which has all of the overlay's content. */
-export function notePivoting({ context, entry, record }: OverlayCase): void {
-  context.journal.done(entry, { pivoting: true, overlayMark: writeMark(record.overlay) });
+export function notePivoting({ context, entry }: OverlayCase): void {
+  context.journal.done(entry, { pivoting: true, pivotAsked: Date.now() });
 }
 
 /** Records that the base has all of the overlay's content. */
@@ -27,7 +28,7 @@ export async function noteMerged({ context, entry, record }: OverlayCase): Promi
   context.journal.done(entry, { merged: true, ...mark });
 }
 
-/** Nobody wrote the overlay since the pivot or the end of the merge was recorded. False where that cannot be told. */
+/** Nobody wrote the overlay since the end of the merge was recorded. False where that cannot be told. */
 function isUnwritten({ overlay, overlayMark, file }: OverlayRecord): boolean {
   return wasWritten(overlayMark, writeMark(overlay), file?.bootId) === false;
 }
@@ -37,7 +38,12 @@ export function isKnownMerged(record: OverlayRecord): boolean {
   return record.merged === true && (overlayFile(record) !== 'ours' || isUnwritten(record));
 }
 
-/** Whether a pivot was asked for when the base had all that the overlay has now. Nobody saw whether it took place. */
-export function isPivotAsked(record: OverlayRecord): boolean {
-  return record.pivoting === true && overlayFile(record) === 'ours' && isUnwritten(record);
+/**
+ * Whether a pivot was asked for, and the overlay was not written more than so many milliseconds after that: a guest goes on writing, to
+ * both, while it is switched over, and QEMU writes the overlay's metadata. Nobody saw whether the pivot took place.
+ */
+export function isPivotAsked(record: OverlayRecord, withinMs: number): boolean {
+  const { overlay, pivoting, pivotAsked = 0 } = record;
+  if (pivoting !== true || overlayFile(record) !== 'ours') return false;
+  return fs.statSync(overlay).mtimeMs <= pivotAsked + withinMs;
 }

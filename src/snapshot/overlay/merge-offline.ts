@@ -8,8 +8,11 @@ import { type OverlayCase, stuck } from './case.js';
 import { isPivotAsked, noteBegun } from './merge-notes.js';
 import { overlayFile } from './position.js';
 
-/** More than a mirrored write can lag behind; the guest wrote to the base itself after that. */
-const MIRROR_LAG_NS = 1_000_000_000n;
+/** More than a mirrored write can lag behind, or a pivot takes; the guest wrote to the base itself after that. */
+const MIRROR_LAG_MS = 1_000;
+
+/** The same where the process that was asked for the pivot still runs, and can be waiting for slow storage. */
+const LONGEST_PIVOT_MS = 10_000;
 
 function call(one: OverlayCase) {
   return { timeoutMs: Math.max(1, one.deadline - Date.now()), signal: one.context.signal };
@@ -45,9 +48,8 @@ export async function mergeOffline(one: OverlayCase): Promise<void> {
  */
 export async function checkPivoted(one: OverlayCase): Promise<void> {
   const { overlay, base } = one.record;
-  const baseTime = fs.statSync(base.path, { bigint: true }).mtimeNs;
-  const overlayTime = fs.statSync(overlay, { bigint: true }).mtimeNs;
-  if (isPivotAsked(one.record) && baseTime > overlayTime + MIRROR_LAG_NS) return;
+  const [baseTime, overlayTime] = [base.path, overlay].map((file) => fs.statSync(file).mtimeMs);
+  if (isPivotAsked(one.record, MIRROR_LAG_MS) && baseTime! > overlayTime! + MIRROR_LAG_MS) return;
   if (await showsSameDisk(overlay, base, call(one))) return;
   throw stuck(
     one,
@@ -63,7 +65,7 @@ export async function checkPivoted(one: OverlayCase): Promise<void> {
 export async function checkLeft(one: OverlayCase): Promise<void> {
   const { record } = one;
   const { overlay, base } = record;
-  if (overlayFile(record) !== 'ours' || isPivotAsked(record)) return;
+  if (overlayFile(record) !== 'ours' || isPivotAsked(record, LONGEST_PIVOT_MS)) return;
   if (fs.existsSync(base.path) && (await showsSameDisk(overlay, base, call(one)))) return;
   throw stuck(
     one,

@@ -47,7 +47,9 @@ const overlayRecord = v.object({
   pivoting: v.optional(v.boolean()),
   /** All of the overlay's content is in the base, and the guest does not write to the overlay any more. */
   merged: v.optional(v.boolean()),
-  /** What `writeMark` said of the overlay when either of the two was recorded; see merge-notes.ts. Not in journals of older versions. */
+  /** Milliseconds since 1970 when the pivot was asked for. Not in journals of older versions. */
+  pivotAsked: v.optional(v.number()),
+  /** What `writeMark` said of the overlay when `merged` was recorded. Not in journals of older versions. */
   overlayMark: v.optional(v.string()),
 });
 
