@@ -96,6 +96,8 @@ export interface ProviderGroup {
 interface Choice {
   readonly kind: SnapshotKind;
   readonly reason: string;
+  /** The provider was asked already, and does not refuse. */
+  readonly agreed?: boolean;
 }
 
 async function automatic({ virsh, domain, signal }: ChoiceRequest, disk: Disk): Promise<Choice> {
@@ -109,7 +111,8 @@ async function automatic({ virsh, domain, signal }: ChoiceRequest, disk: Disk): 
     return { kind: 'overlay', reason: running };
   }
   const refusal = await lvmProvider.refusal({ virsh, domain, signal }, disk);
-  if (refusal === undefined) return { kind: 'lvm', reason: `${running}, and the disk is a logical volume` };
+  if (refusal === undefined)
+    return { kind: 'lvm', reason: `${running}, and the disk is a logical volume`, agreed: true };
   return { kind: 'overlay', reason: `${running}, and LVM cannot be used (${refusal})` };
 }
 
@@ -130,12 +133,13 @@ export async function chooseProviders(request: ChoiceRequest): Promise<ProviderG
   const { virsh, domain, disks, snapshot, reporter, signal } = request;
   const groups = new Map<SnapshotProvider, Disk[]>();
   for (const disk of disks) {
-    const choice =
+    const choice: Choice =
       snapshot === 'auto'
         ? await automatic(request, disk)
         : { kind: snapshot, reason: `--snapshot=${snapshot}` };
     const provider = providerOf(choice.kind, request.pause === true);
-    const refusal = await provider.refusal({ virsh, domain, signal }, disk);
+    const refusal =
+      choice.agreed === true ? undefined : await provider.refusal({ virsh, domain, signal }, disk);
     if (refusal !== undefined) throw refused(domain, disk, choice.kind, refusal);
     reporter.debug(`disk ${disk.target}: snapshot kind ${choice.kind}, because ${choice.reason}`);
     groups.set(provider, [...(groups.get(provider) ?? []), disk]);

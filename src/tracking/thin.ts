@@ -5,11 +5,10 @@ import { requireProgram } from '../host/exec.js';
 import { BRIEF_SECONDS } from '../session/lock.js';
 import {
   deviceNumber,
+  deviceWithPool,
   type LogicalVolume,
   mapperUuid,
   volumeByUuid,
-  volumeOfDevice,
-  volumesByUuid,
 } from '../snapshot/lvm/logical-volume.js';
 import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
 import { isWithin } from '../snapshot/lvm/pool.js';
@@ -72,18 +71,6 @@ export function patienceWith(disk: Pick<TrackedDisk, 'snapshot' | 'live'>): Pati
   return isLive(disk) ? IN_ESTIMATE : IN_SESSION;
 }
 
-/** A volume and its thin pool. */
-async function surroundings(
-  originUuid: string | undefined,
-  poolUuid: string | undefined,
-): Promise<[LogicalVolume, LogicalVolume]> {
-  const found = await volumesByUuid([originUuid ?? '', poolUuid ?? '']);
-  const origin = found.find(({ uuid }) => uuid === originUuid);
-  const pool = found.find(({ uuid }) => uuid === poolUuid);
-  if (origin === undefined || pool === undefined) throw failed('its volume or thin pool is gone');
-  return [origin, pool];
-}
-
 /** Why the blocks of its volume do not tell of the disk; undefined if they do. */
 export function thinObstacle(disk: Pick<TrackedDisk, 'snapshot' | 'layers' | 'live'>): string | undefined {
   const { snapshot, layers } = disk;
@@ -122,17 +109,16 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
     const live = isLive(disk);
     const record = live ? undefined : readLvmRecord(disk.snapshot!);
     const device = disk.layers[0]!.path;
-    const snapshot = await volumeOfDevice(device);
-    if (snapshot === undefined || (record !== undefined && snapshot.uuid !== record.uuid))
+    const found = await deviceWithPool(device, { others: record === undefined ? [] : [record.origin.uuid] });
+    if (found === undefined || (record !== undefined && found.volume.uuid !== record.uuid))
       return none(`${device} is not its ${live ? 'volume' : 'snapshot'}`);
+    const { volume: snapshot, pool, others } = found;
     if (live) await writeOut(device);
-    const originUuid = live ? snapshot.uuid : snapshot.originUuid;
-    const [origin, { uuid, group, name, transaction = 0 }] = await surroundings(
-      originUuid,
-      snapshot.poolUuid,
-    );
-    if (record !== undefined && origin.uuid !== record.origin.uuid)
+    if (record !== undefined && (snapshot.originUuid ?? record.origin.uuid) !== record.origin.uuid)
       return none('its snapshot is one of another volume');
+    const origin = live ? snapshot : others.find(({ uuid }) => uuid === snapshot.originUuid);
+    if (origin === undefined || pool === undefined) throw failed('its volume or thin pool is gone');
+    const { uuid, group, name, transaction = 0 } = pool;
     const facts: ThinFacts = {
       pool: { uuid, group, name, transaction },
       origin: thinOf(origin),

@@ -105,17 +105,29 @@ describe('one VM on logical volumes', () => {
 
   afterEach(() => session.undo());
 
+  /** Puts a program before that one which counts how often it is called. Ends it, and returns the number. */
+  function counted(name: string): () => number {
+    const { PATH = '' } = process.env;
+    const directory = fs.mkdtempSync(path.join(libvirt.directory, 'counted-'));
+    const calls = path.join(directory, 'calls');
+    const script = `#!/bin/sh\necho >>${calls}\nPATH='${PATH}'\nexec ${name} "$@"\n`;
+    fs.writeFileSync(path.join(directory, name), script, { mode: 0o755 });
+    process.env.PATH = `${directory}:${PATH}`;
+    return () => {
+      process.env.PATH = PATH;
+      return fs.readFileSync(calls, 'utf8').length;
+    };
+  }
+
   it('auto takes LVM, and says why', async () => {
     const { virsh } = libvirt;
     const reporter = new RecordingReporter();
     const loaded = await loadDomain(virsh, domain.name);
-    const groups = await chooseProviders({
-      virsh,
-      domain: loaded,
-      disks: loaded.disks,
-      snapshot: 'auto',
-      reporter,
-    });
+    const { disks } = loaded;
+    const asked = counted('lvs');
+    const groups = await chooseProviders({ virsh, domain: loaded, disks, snapshot: 'auto', reporter });
+    // Each time it looks at all devices of the host.
+    expect(asked()).toBe(2);
     expect(groups.map(({ provider, disks }) => [provider.kind, disks.length])).toEqual([['lvm', 2]]);
     expect(reporter.messages[0]).toContain('the disk is a logical volume');
   });

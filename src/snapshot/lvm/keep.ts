@@ -1,5 +1,5 @@
 import type { JournalEntry } from '../../session/journal.js';
-import { volumeByName } from './logical-volume.js';
+import { volumeWithPool } from './logical-volume.js';
 import { findLvmSnapshot, readLvmRecord } from './undo.js';
 
 /** A snapshot that stays takes up what its volume changes; in a fuller pool the guests need that themselves. */
@@ -15,10 +15,11 @@ export interface KeepAdvice {
 
 /** Undefined: there is room enough. */
 export async function adviseKeeping(entry: JournalEntry): Promise<KeepAdvice | undefined> {
-  const { target } = readLvmRecord(entry);
-  const snapshot = await findLvmSnapshot(readLvmRecord(entry));
-  if (snapshot?.pool === undefined) return undefined;
-  const pool = await volumeByName(snapshot.group, snapshot.pool);
+  const record = readLvmRecord(entry);
+  const { target, uuid = (await findLvmSnapshot(record))?.uuid } = record;
+  const found = uuid === undefined ? undefined : await volumeWithPool(uuid);
+  if (found?.volume.pool === undefined) return undefined;
+  const { volume: snapshot, pool } = found;
   const used = Math.max(pool?.usedPercent ?? 100, pool?.metadataPercent ?? 100);
   if (used < WARN_PERCENT) return undefined;
   const full = `the thin pool ${snapshot.group}/${snapshot.pool} is ${used} % full`;

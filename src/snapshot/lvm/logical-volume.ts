@@ -24,6 +24,8 @@ export interface LogicalVolume {
   readonly uuid: string;
   /** `/dev/mapper/…`. */
   readonly device: string;
+  /** The device's number; -1:-1 if it is not active. */
+  readonly kernel: DeviceNumber;
   /** `linear`, `thin`, `snapshot`, `raid1`, … */
   readonly segment: string;
   /** Bytes. */
@@ -51,6 +53,8 @@ const COLUMNS = [
   'lv_name',
   'lv_uuid',
   'lv_dm_path',
+  'lv_kernel_major',
+  'lv_kernel_minor',
   'segtype',
   'lv_size',
   'lv_permissions',
@@ -87,6 +91,7 @@ function parse(text: v.InferOutput<typeof row>): LogicalVolume {
     name: text.lv_name,
     uuid: text.lv_uuid,
     device: text.lv_dm_path,
+    kernel: { major: Number(text.lv_kernel_major), minor: Number(text.lv_kernel_minor) },
     segment: text.segtype,
     size: Number(text.lv_size),
     readOnly: text.lv_permissions === 'read-only',
@@ -121,13 +126,62 @@ export function deviceNumber(rdev: bigint): DeviceNumber {
   return { major: Number(major), minor: Number(minor) };
 }
 
-/** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
-export async function volumeOfDevice(path: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
+function conditionFor({ major, minor }: DeviceNumber): string {
+  return `lv_kernel_major=${major} && lv_kernel_minor=${minor}`;
+}
+
+/** Undefined if it is no block device, or none of LVM's. */
+function mapperDevice(path: string): DeviceNumber | undefined {
   const stat = fs.statSync(path, { throwIfNoEntry: false, bigint: true });
   if (stat?.isBlockDevice() !== true) return undefined;
   const device = deviceNumber(stat.rdev);
-  if (mapperUuid(device)?.startsWith('LVM-') !== true) return undefined;
-  return (await select(`lv_kernel_major=${device.major} && lv_kernel_minor=${device.minor}`, signal))[0];
+  return mapperUuid(device)?.startsWith('LVM-') === true ? device : undefined;
+}
+
+/** The logical volume behind a block device, whatever name it was opened by; undefined if it is none. */
+export async function volumeOfDevice(path: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
+  const device = mapperDevice(path);
+  return device === undefined ? undefined : (await select(conditionFor(device), signal))[0];
+}
+
+/** A volume and what belongs to it, by one question: for each, lvs looks at all devices of the host. */
+export interface VolumeWithPool {
+  readonly volume: LogicalVolume;
+  /** The thin pool that it is in. */
+  readonly pool: LogicalVolume | undefined;
+  /** Those of the others that were asked for that there are. */
+  readonly others: readonly LogicalVolume[];
+}
+
+async function selectWithPool(
+  condition: string,
+  isIt: (volume: LogicalVolume) => boolean,
+  others: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<VolumeWithPool | undefined> {
+  const also = others.map((uuid) => ` || lv_uuid=${JSON.stringify(uuid)}`).join('');
+  const found = await select(`(${condition}) || segtype=thin-pool${also}`, signal);
+  const volume = found.find(isIt);
+  if (volume === undefined) return undefined;
+  const pool = found.find(({ uuid }) => uuid === volume.poolUuid);
+  return { volume, pool, others: found.filter(({ uuid }) => others.includes(uuid)) };
+}
+
+/** As `volumeOfDevice`, with its pool and other volumes. */
+export async function deviceWithPool(
+  path: string,
+  { others = [], signal }: { others?: readonly string[]; signal?: AbortSignal | undefined } = {},
+): Promise<VolumeWithPool | undefined> {
+  const device = mapperDevice(path);
+  if (device === undefined) return undefined;
+  const isIt = ({ kernel: { major, minor } }: LogicalVolume) =>
+    major === device.major && minor === device.minor;
+  return selectWithPool(conditionFor(device), isIt, others, signal);
+}
+
+/** As `volumeByUuid`, with its pool. */
+export function volumeWithPool(uuid: string, signal?: AbortSignal): Promise<VolumeWithPool | undefined> {
+  return selectWithPool(`lv_uuid=${JSON.stringify(uuid)}`, (volume) => volume.uuid === uuid, [], signal);
 }
 
 /** What device-mapper has as UUID of a device; undefined if it is none of its own. */
@@ -137,12 +191,7 @@ export function mapperUuid({ major, minor }: DeviceNumber): string | undefined {
 
 /** The volume with that UUID, whatever its name is by now; undefined if there is none. */
 export async function volumeByUuid(uuid: string, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
-  return (await volumesByUuid([uuid], signal))[0];
-}
-
-/** Those of the volumes with these UUIDs that there are, in any order. */
-export function volumesByUuid(uuids: readonly string[], signal?: AbortSignal): Promise<LogicalVolume[]> {
-  return select(uuids.map((uuid) => `lv_uuid=${JSON.stringify(uuid)}`).join(' || '), signal);
+  return (await select(`lv_uuid=${JSON.stringify(uuid)}`, signal))[0];
 }
 
 /** The volume of that name, undefined if there is none. */

@@ -10,10 +10,11 @@ import { LVM_KIND } from '../watched-kinds.js';
 import {
   createThick,
   createThin,
+  deviceWithPool,
   type LogicalVolume,
   spaceInGroup,
+  type VolumeWithPool,
   volumeByName,
-  volumeOfDevice,
 } from './logical-volume.js';
 import { type LvmRecord, lvmUndo } from './undo.js';
 
@@ -27,16 +28,21 @@ const POOL_WARN_PERCENT = 80;
 interface Preparation {
   readonly disk: Disk;
   readonly origin: LogicalVolume;
+  /** The thin pool that it is in. */
+  readonly pool: LogicalVolume | undefined;
   readonly name: string;
 }
 
 type RefusalRequest = Parameters<SnapshotProvider['refusal']>[0];
 
-async function poolOf(volume: LogicalVolume, signal?: AbortSignal): Promise<LogicalVolume | undefined> {
-  return volume.pool === undefined ? undefined : volumeByName(volume.group, volume.pool, signal);
+function percentFull(pool: LogicalVolume | undefined): number {
+  return Math.max(pool?.usedPercent ?? 0, pool?.metadataPercent ?? 0);
 }
 
-async function volumeRefusal(volume: LogicalVolume, signal?: AbortSignal): Promise<string | undefined> {
+async function volumeRefusal(
+  { volume, pool }: VolumeWithPool,
+  signal?: AbortSignal,
+): Promise<string | undefined> {
   const name = `${volume.group}/${volume.name}`;
   if (volume.segment === 'snapshot') return `${name} is a thick snapshot itself, of which LVM makes none`;
   if (volume.segment !== 'thin') {
@@ -44,8 +50,7 @@ async function volumeRefusal(volume: LogicalVolume, signal?: AbortSignal): Promi
       ? undefined
       : `the volume group ${volume.group} has no space left`;
   }
-  const pool = await poolOf(volume, signal);
-  const full = Math.max(pool?.usedPercent ?? 0, pool?.metadataPercent ?? 0);
+  const full = percentFull(pool);
   return full >= POOL_FULL_PERCENT
     ? `the thin pool ${volume.group}/${volume.pool} is ${full} % full`
     : undefined;
@@ -58,17 +63,18 @@ async function refusal({ signal }: RefusalRequest, disk: Disk): Promise<string |
   if (general !== undefined) return because(general);
   if ((disk.backing ?? []).length > 0)
     return because('it has a backing file, which would have to be frozen too');
-  const volume = await volumeOfDevice(disk.path!, signal);
-  if (volume === undefined) return because(`${disk.path} is no logical volume`);
-  return because(await volumeRefusal(volume, signal));
+  const found = await deviceWithPool(disk.path!, { signal });
+  if (found === undefined) return because(`${disk.path} is no logical volume`);
+  return because(await volumeRefusal(found, signal));
 }
 
 async function prepare(request: SnapshotRequest): Promise<Preparation[]> {
   const prepared: Preparation[] = [];
   for (const disk of request.disks) {
-    const origin = await volumeOfDevice(disk.path!, request.signal);
-    if (origin === undefined) throw failed(`disk ${disk.target}: ${disk.path} is no logical volume`);
-    prepared.push({ disk, origin, name: `cm-${request.sessionId}-${disk.target}` });
+    const found = await deviceWithPool(disk.path!, { signal: request.signal });
+    if (found === undefined) throw failed(`disk ${disk.target}: ${disk.path} is no logical volume`);
+    const { volume: origin, pool } = found;
+    prepared.push({ disk, origin, pool, name: `cm-${request.sessionId}-${disk.target}` });
   }
   await checkSpace(request, prepared);
   return prepared;
@@ -77,9 +83,8 @@ async function prepare(request: SnapshotRequest): Promise<Preparation[]> {
 async function checkSpace(request: SnapshotRequest, prepared: readonly Preparation[]): Promise<void> {
   const { reporter, signal, options } = request;
   const needed = new Map<string, number>();
-  for (const { origin } of prepared) {
-    const pool = await poolOf(origin, signal);
-    const full = Math.max(pool?.usedPercent ?? 0, pool?.metadataPercent ?? 0);
+  for (const { origin, pool } of prepared) {
+    const full = percentFull(pool);
     if (full >= POOL_WARN_PERCENT)
       reporter.warn(`the thin pool ${origin.group}/${origin.pool} is ${full} % full`);
     if (origin.segment === 'thin') continue;

@@ -1,7 +1,13 @@
 import { messageOf } from '../../errors.js';
 import type { JournalEntry } from '../../session/journal.js';
 import type { Once, WatchRequest } from '../watch-request.js';
-import { extend, type LogicalVolume, spaceInGroup, volumeByName } from './logical-volume.js';
+import {
+  extend,
+  type LogicalVolume,
+  spaceInGroup,
+  type VolumeWithPool,
+  volumeWithPool,
+} from './logical-volume.js';
 import { findLvmSnapshot, readLvmRecord } from './undo.js';
 
 /** From here on a thick snapshot or a pool is nearly full: as in LVM's own snapshot_autoextend_threshold example. */
@@ -40,12 +46,7 @@ async function watchThick(snapshot: LogicalVolume, request: WatchRequest, once: 
   once.do(`${name} ${step}`, () => request.reporter.warn(`the LVM snapshot ${name} is ${used} % full`));
 }
 
-async function watchPool(
-  snapshot: LogicalVolume,
-  { reporter, signal }: WatchRequest,
-  once: Once,
-): Promise<void> {
-  const pool = await volumeByName(snapshot.group, snapshot.pool!, signal);
+function watchPool({ volume: snapshot, pool }: VolumeWithPool, { reporter }: WatchRequest, once: Once): void {
   const used = Math.max(pool?.usedPercent ?? 0, pool?.metadataPercent ?? 0);
   if (used < NEARLY_FULL_PERCENT) return;
   const step = Math.floor(used / 5) * 5;
@@ -59,12 +60,14 @@ async function watchPool(
 /** Looks after one LVM snapshot, once. */
 export async function watchLvm(entry: JournalEntry, request: WatchRequest, once: Once): Promise<void> {
   const record = readLvmRecord(entry);
-  const snapshot = await findLvmSnapshot(record);
-  if (snapshot === undefined) {
+  const { uuid = (await findLvmSnapshot(record))?.uuid } = record;
+  const found = uuid === undefined ? undefined : await volumeWithPool(uuid, request.signal);
+  if (found === undefined) {
     once.do(`${record.name} gone`, () =>
       request.onLost(`the LVM snapshot ${record.group}/${record.name} was removed`),
     );
     return;
   }
-  await (record.thin ? watchPool : watchThick)(snapshot, request, once);
+  if (record.thin) watchPool(found, request, once);
+  else await watchThick(found.volume, request, once);
 }
