@@ -9,7 +9,7 @@ import { findProcesses } from '../host/process-list.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
-import { wasWritten, writeMark } from './image-identity.js';
+import { imageMarks, markImages, writtenImages } from './image-marks.js';
 
 export const HOLD_KIND = 'hold';
 
@@ -26,10 +26,8 @@ export interface HoldRequest {
 
 const record = v.object({
   pidFile: v.string(),
-  images: v.array(v.string()),
+  ...imageMarks,
   holder: v.optional(v.object({ bootId: v.string() })),
-  /** What `writeMark` said of each image once it was held. */
-  marks: v.optional(v.array(v.nullable(v.string()))),
 });
 
 function isDevice(image: string): boolean {
@@ -115,15 +113,13 @@ export async function holdImages(request: HoldRequest): Promise<void> {
   }
   const [holder] = holders(pidFile);
   if (holder === undefined) throw failed(`the process that was to hold ${images.join(', ')} ended at once`);
-  journal.done(entry, { holder, marks: images.map((image) => writeMark(image) ?? null) });
+  journal.done(entry, { holder, ...markImages(images) });
 }
 
 /** The images of a hold entry that somebody wrote all the same, as far as that can be told. */
 export function writtenMeanwhile(data: unknown): string[] {
-  const { images, holder, marks = [] } = v.parse(record, data);
-  const isWritten = (image: string, index: number) =>
-    fs.existsSync(image) && wasWritten(marks[index] ?? undefined, writeMark(image), holder?.bootId) === true;
-  return images.filter(isWritten);
+  const { holder, ...marked } = v.parse(record, data);
+  return writtenImages(marked, holder?.bootId);
 }
 
 /** Whether the images of a hold entry are still held. */

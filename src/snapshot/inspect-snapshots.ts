@@ -3,7 +3,7 @@ import { Virsh } from '../libvirt/virsh.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import { HOLD_KIND, writtenMeanwhile } from './hold.js';
 import { findLvmSnapshot, readLvmRecord } from './lvm/undo.js';
-import { isStillPaused, PAUSE_KIND } from './pause.js';
+import { isStillPaused, PAUSE_KIND, writtenWhilePaused } from './pause.js';
 import { isJobThere } from './pull/job.js';
 import { readEnd } from './pull/place.js';
 import { readJobRecord } from './pull/record.js';
@@ -48,13 +48,13 @@ function inspectHold(entry: JournalEntry): ChunkmountError[] {
 }
 
 async function inspectPause(entry: JournalEntry): Promise<ChunkmountError[]> {
-  if (!entry.done || (await isStillPaused(entry))) return [];
-  return [
-    lost(
-      'the VM that was paused for its backup was resumed',
-      'back it up again, and leave it paused meanwhile',
-    ),
-  ];
+  if (!entry.done) return [];
+  const hint = 'back it up again, and leave it paused meanwhile';
+  const written = writtenWhilePaused(entry).map((image) =>
+    lost(`the image ${image} was written while its VM was to stand still`, hint),
+  );
+  if (written.length > 0 || (await isStillPaused(entry))) return written;
+  return [lost('the VM that was paused for its backup was resumed', hint)];
 }
 
 async function inspectPull(entry: JournalEntry): Promise<ChunkmountError[]> {

@@ -10,15 +10,20 @@ export function imageOf(disk: Disk): ImageReference {
   return { path: disk.path, format: disk.format ?? 'raw' };
 }
 
+/** Everything that is read of the disks, what lies below their images, too. */
+export function imagesBelow(disks: readonly Disk[]): string[] {
+  const backing = disks.flatMap((disk) => disk.backing ?? []);
+  return [...disks.map((disk) => imageOf(disk).path), ...backing.map(({ path }) => path)];
+}
+
 function frozen(disk: Disk): FrozenDisk {
   return { target: disk.target, image: imageOf(disk) };
 }
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   const disks = request.disks.map(frozen);
-  const backing = request.disks.flatMap((disk) => disk.backing ?? []);
   await holdImages({
-    images: [...disks.map(({ image }) => image.path), ...backing.map(({ path }) => path)],
+    images: imagesBelow(request.disks),
     journal: request.journal,
     signal: request.signal,
   });

@@ -2,8 +2,8 @@ import { failed } from '../errors.js';
 import type { Disk } from '../libvirt/domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
 import { diskRefusal } from './disk-refusal.js';
-import { imageOf, noneProvider } from './none.js';
-import { pause, pauseUndo } from './pause.js';
+import { imageOf, imagesBelow, noneProvider } from './none.js';
+import { keepStill, pauseUndo } from './pause.js';
 import type { Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
@@ -11,8 +11,8 @@ async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   if (!domain.active) return noneProvider.freeze(request);
   const qemu = findQemu(domain.uuid);
   if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
-  const entry = await pause({ virsh, domain, qemu, journal });
-  if (entry !== undefined) reporter.notice(`${domain.name} is paused until cleanup`);
+  const ran = await keepStill({ virsh, domain, qemu, journal }, imagesBelow(disks));
+  if (ran) reporter.notice(`${domain.name} is paused until cleanup`);
   // QEMU has them open for writing all the while, and says so by its locks.
   const frozen = disks.map((disk) => ({ target: disk.target, image: { ...imageOf(disk), inUse: true } }));
   return { time: new Date(), consistency: 'crash', disks: frozen };

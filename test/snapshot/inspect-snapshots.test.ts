@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ownIdentity } from '../../src/host/process-identity.js';
 import { Journal } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
@@ -9,7 +9,7 @@ import { holdImages, holdUndo } from '../../src/snapshot/hold.js';
 import { checkSnapshots, inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
 import { PAUSE_KIND } from '../../src/snapshot/pause.js';
 import { pausedProvider } from '../../src/snapshot/paused.js';
-import { makeImage, TestLibvirt } from '../support/libvirt.js';
+import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { RecordingReporter, SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -66,20 +66,107 @@ describe('held images', () => {
   });
 });
 
-it('a VM that was resumed although it was to stand still is told', async () => {
-  const libvirt = await TestLibvirt.start();
-  try {
-    const image = path.join(libvirt.directory, 'a.raw');
-    await makeImage(image, 'raw', MIB);
-    const domain = await libvirt.define('paused', [{ target: 'vda', path: image, format: 'raw' }]);
-    const session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, 'session'), 'i1');
-    await session.freeze(pausedProvider, 'paused');
+describe('a VM that is to stand still', () => {
+  const WRITE = { offset: 0, length: 65536, pattern: 0x22 };
+  let libvirt: TestLibvirt;
+  let domain: TestDomain;
+  let session: SnapshotSession;
+  let image: string;
+  let count = 0;
+
+  beforeAll(async () => {
+    libvirt = await TestLibvirt.start();
+  });
+
+  beforeEach(async () => {
+    count++;
+    image = path.join(libvirt.directory, `${count}.qcow2`);
+    await makeImage(image, 'qcow2', MIB, 0x11);
+    domain = await libvirt.define(`vm${count}`, [{ target: 'vda', path: image, format: 'qcow2' }]);
+    session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, `session${count}`), 'i1');
+  });
+
+  afterEach(async () => {
+    session.journal.close();
+    await libvirt.remove(domain);
+  });
+
+  afterAll(() => libvirt?.close());
+
+  const freeze = () => session.freeze(pausedProvider, domain.name);
+  const state = async () => (await libvirt.virsh.state(domain.uuid)).state;
+  const told = async () => (await inspectSnapshots(session.reopen())).lost.map(({ message }) => message);
+  const written = () => [expect.stringContaining(`${image} was written while its VM was to stand still`)];
+
+  /** Undoes all, and looks at what the VM does then. */
+  async function expectUndone(then: string): Promise<void> {
+    expect(await session.undo()).toEqual([]);
+    expect(await state()).toBe(then);
+  }
+
+  it('is told when it was resumed, even if it wrote nothing', async () => {
+    await freeze();
     expect(await inspectSnapshots(session.journal)).toEqual(WELL);
     await libvirt.virsh.resume(domain.uuid);
-    const { lost } = await inspectSnapshots(session.journal);
+    expect(await told()).toEqual([expect.stringContaining('was resumed')]);
+    await expectUndone('running');
+  });
+
+  it('is told when it was paused before, was resumed, and wrote', async () => {
+    await libvirt.virsh.suspend(domain.uuid);
+    await freeze();
+    expect(await inspectSnapshots(session.journal)).toEqual(WELL);
+    await libvirt.virsh.resume(domain.uuid);
+    await libvirt.guestWrite(domain, 'vda', WRITE);
+    await libvirt.virsh.suspend(domain.uuid);
+    expect(await told()).toEqual(written());
+    await expectUndone('paused');
+  });
+
+  it('is told when it was resumed, wrote, and was paused again', async () => {
+    await freeze();
+    await libvirt.virsh.resume(domain.uuid);
+    await libvirt.guestWrite(domain, 'vda', WRITE);
+    await libvirt.virsh.suspend(domain.uuid);
+    expect(await told()).toEqual(written());
+    await expectUndone('running');
+  });
+
+  it('is told when it was destroyed, started anew, and wrote; not before it wrote', async () => {
+    await freeze();
+    await libvirt.virsh.call('destroy', [domain.uuid]);
+    expect(await told()).toEqual([]);
+    await libvirt.virsh.call('start', [domain.uuid]);
+    await libvirt.guestWrite(domain, 'vda', WRITE);
+    expect(await told()).toEqual(written());
+    await expectUndone('running');
+  });
+
+  it('need not be asked for when it wrote nothing', async () => {
+    await freeze();
+    await libvirt.stopDaemon();
+    expect(await inspectSnapshots(session.journal)).toEqual(WELL);
+    fs.utimesSync(image, new Date(), new Date());
+    expect(await told()).toEqual(written());
+    await libvirt.startDaemon();
+    await expectUndone('running');
+  });
+
+  it('was paused by a chunkmount that noted no images', async () => {
+    await freeze();
+    const [entry] = session.journal.pending();
+    const { images: _, marks: __, ...old } = entry!.data;
+    const journal = new Journal(path.join(directory, 'journal.jsonl'));
+    journal.done(journal.intend(PAUSE_KIND, old));
+    expect(await inspectSnapshots(journal)).toEqual(WELL);
+    await libvirt.virsh.resume(domain.uuid);
+    const { lost } = await inspectSnapshots(journal);
     expect(lost.map(({ message }) => message)).toEqual([expect.stringContaining('was resumed')]);
-    expect(await session.undo()).toEqual([]);
-  } finally {
-    await libvirt.close();
-  }
+    await libvirt.virsh.suspend(domain.uuid);
+    expect(
+      await undoAll({ journal, reporter: new RecordingReporter() }, pausedProvider.undo, new Set()),
+    ).toEqual([]);
+    expect(await state()).toBe('running');
+    journal.close();
+  });
 });
