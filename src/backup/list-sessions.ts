@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { mountAnswers } from '../host/mount-answers.js';
 import { mountAt } from '../host/mountinfo.js';
 import { isAlive } from '../host/process-identity.js';
 import { type JournalEntry, readPending } from '../session/journal.js';
@@ -8,7 +9,7 @@ import type { StateDirectory } from '../session/state-directory.js';
 import { keptSnapshots, targetsOf } from './kept-snapshots.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
-import { SERVE } from './stop-serving.js';
+import { daemonOf, SERVE } from './stop-serving.js';
 
 /**
  * mounted: all is well; working: a command begins, dumps or ends it right now; dead: the daemon or its mount is gone; failed:
@@ -115,7 +116,7 @@ async function stateOf({ directory, record, status, entries, busy }: Found): Pro
   if (!fs.existsSync(directory)) return 'locked';
   if (record === undefined) return busy ? 'working' : 'incomplete';
   const { mountpoint, id } = record;
-  if (mountAt(mountpoint)?.source.endsWith(`:${id}`) !== true || !(await answers(mountpoint))) {
+  if (mountAt(mountpoint)?.source.endsWith(`:${id}`) !== true || !(await isServed(mountpoint, entries))) {
     if (busy) return 'working';
     return entries.some(({ kind }) => kind === SERVE) ? 'dead' : 'incomplete';
   }
@@ -125,16 +126,14 @@ async function stateOf({ directory, record, status, entries, busy }: Found): Pro
   return bad ? 'failed' : 'mounted';
 }
 
-/** statfs is never answered from a cache, so a mount whose daemon died shows. */
-async function answers(mountpoint: string): Promise<boolean> {
-  const timeout = new Promise<boolean>((resolve) => setTimeout(resolve, 1000, false).unref());
-  return Promise.race([
-    fs.promises.statfs(mountpoint).then(
-      () => true,
-      () => false,
-    ),
-    timeout,
-  ]);
+/**
+ * Whether a mount that is there has a daemon: one that is busy, or was stopped, may take long to answer. The mount is asked only if the
+ * journal does not say which process it is.
+ */
+async function isServed(mountpoint: string, entries: readonly JournalEntry[]): Promise<boolean> {
+  const daemon = daemonOf(entries);
+  if (daemon !== undefined) return isAlive(daemon);
+  return (await mountAnswers(mountpoint, 1000)) !== false;
 }
 
 function pendingEntries(state: StateDirectory, name: string): JournalEntry[] {

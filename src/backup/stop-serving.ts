@@ -24,6 +24,13 @@ const Data = v.object({
   stoppedByUs: v.optional(v.boolean()),
 });
 
+/** The daemon that a journal names, if it got so far and can be read. */
+export function daemonOf(entries: readonly JournalEntry[]): ProcessIdentity | undefined {
+  const entry = entries.find(({ kind }) => kind === SERVE);
+  const data = v.safeParse(Data, entry?.data);
+  return data.success ? data.output.daemon : undefined;
+}
+
 /** How long a program that still has a file open may keep the VM from getting its disks back. */
 const BUSY_GRACE_MS = 5_000;
 const BUSY_RETRY_MS = 250;

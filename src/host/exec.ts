@@ -233,6 +233,31 @@ export async function* runLines(
   check(program, args, await child, given);
 }
 
+/**
+ * Runs a program of which nothing but the exit code matters. Undefined if there is none after `timeoutMs`: it is killed then, and not
+ * waited for, because what hangs in the kernel may not end for long.
+ */
+export function exitCodeWithin(
+  program: string,
+  args: readonly string[],
+  timeoutMs: number,
+): Promise<number | undefined> {
+  const child = spawn(program, args, { cwd: '/', detached: true, stdio: 'ignore' });
+  child.unref();
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      resolve(undefined);
+    }, timeoutMs);
+    const end = (code?: number | null) => {
+      clearTimeout(timer);
+      resolve(code ?? undefined);
+    };
+    child.once('exit', end);
+    child.once('error', () => end());
+  });
+}
+
 export interface DetachedOptions {
   /** stdout and stderr are appended to this file. */
   logFile: string;
