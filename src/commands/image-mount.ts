@@ -30,9 +30,10 @@ Example, single files out of a backup:
   mkdir /mnt/images /mnt/files
   chunkmount image-mount /backup/mail01 /mnt/images
   losetup --find --show --read-only --partscan /mnt/images/vda.img      prints /dev/loopN
-  mount -o ro /dev/loopNp1 /mnt/files
+  mount -o ro,noload /dev/loopNp1 /mnt/files                            for XFS: ro,norecovery
   … copy …
-  umount /mnt/files; losetup -d /dev/loopN; chunkmount image-unmount /mnt/images`;
+  umount /mnt/files; losetup -d /dev/loopN; chunkmount image-unmount /mnt/images
+noload and norecovery are for the journal of a VM that ran: it cannot be replayed on an image that is read-only.`;
 
 const UNMOUNT_HELP = `
 Exit status: 0 unmounted; 1 it is in use, and by whom; 2 there is no such mount.
