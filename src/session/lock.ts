@@ -75,13 +75,19 @@ function writeRecord(file: string, record: LockRecord): void {
   }
 }
 
+/** Root may do all but write where there is no writing, or no room. */
+function unusableHint(error: unknown): string {
+  if (systemCode(error) === 'EROFS') return 'make its file system writable (dmesg may tell why it is not)';
+  return isDiskFull(error) ? 'make room there' : 'run this as root';
+}
+
 function openLockFile(directory: string, name: string): number {
   try {
     makeDirectory(directory);
     return fs.openSync(path.join(directory, `${name}.flock`), 'a', 0o600);
   } catch (error) {
     throw failed(`the state directory ${path.dirname(directory)} cannot be used: ${messageOf(error)}`, {
-      hint: 'run this as root, or give another one with --statedir or in CHUNKMOUNT_STATEDIR',
+      hint: `${unusableHint(error)}, or give another one with --statedir or in CHUNKMOUNT_STATEDIR`,
       cause: error,
     });
   }

@@ -235,7 +235,7 @@ describe('after a crash', () => {
         expect(told.message).toContain(
           `the state directory ${env.CHUNKMOUNT_STATEDIR} cannot be used: EROFS`,
         );
-        expect(told.hint).toMatch(/--statedir/);
+        expect(told.hint).toMatch(/^make its file system writable .*--statedir/);
       }
     });
 
