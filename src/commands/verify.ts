@@ -1,11 +1,12 @@
 import { Command } from 'commander';
 import { ChunkmountError, usage } from '../errors.js';
+import { shellWord } from '../host/shell-word.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import type { PlainShape } from '../restore/plain-tree.js';
 import type { ChunkDifference, Problem } from '../restore/problem.js';
 import { EVERYTHING, type Sample } from '../restore/sample.js';
-import { type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
+import { type Comparison, type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { addModes, type Mode } from './modes.js';
@@ -38,7 +39,8 @@ domain XML that is damaged or of another VM. Needs nothing but the tree; "xxhsum
 
 With --sample the content of that share of the chunks is read, others each time, and only the size of the rest.
 With --against, chunks that differ from another tree's (by its sums; it is not read), and disks that only one of them has, are
-problems as well.
+problems as well: the tree may be intact all the same, as one of another day is, and that is said. In --json "intact" is about
+the tree alone, and "against" about the other one.
 ${PLAIN_HELP}
 
 Exit status: 0 intact; 1 failed; 2 wrong usage; 4 something is missing or damaged, or differs; 128+n ended by signal n.
@@ -89,10 +91,24 @@ export async function runVerify(options: VerifyOptions, context: CommandContext)
     options.sample === undefined ? EVERYTHING : { share: options.sample, start: Math.random() };
   const report = await verifyTree({ tree, disks, against, plain, sample, reporter, signal });
   printResult(context, report, lines(report));
-  if (report.intact) return;
-  throw new ChunkmountError('integrity', `${report.tree} has ${countOf(report.problemCount, 'problem')}`, {
+  if (!report.intact) throw damaged(report);
+  if (report.against?.equal === false) throw unequal(report, report.against);
+}
+
+function damaged({ tree, problemCount }: VerifyReport): Error {
+  return new ChunkmountError('integrity', `${tree} has ${countOf(problemCount, 'problem')}`, {
     hint: 'take what is missing or damaged from another copy of this backup; chunkmount restore --keep-going restores the rest',
-    details: { problems: report.problemCount },
+    details: { problems: problemCount },
+  });
+}
+
+/** Nothing is to be restored: the other tree may just be the backup of another day. */
+function unequal({ tree, problemCount }: VerifyReport, { tree: other, differenceCount }: Comparison): Error {
+  const sentence = `${tree} is intact, but not equal to ${other}: ${countOf(differenceCount, 'difference')}`;
+  const diff = `chunkmount diff ${shellWord(other)} ${shellWord(tree)}`;
+  return new ChunkmountError('integrity', sentence, {
+    hint: `if it is to be a copy of that one, copy it again; between two backups it is what changed: ${diff}`,
+    details: { problems: problemCount, differences: differenceCount },
   });
 }
 
@@ -110,8 +126,9 @@ function lines(report: VerifyReport): string[] {
   ];
 }
 
-function conclusion({ intact, hasSums }: VerifyReport): string {
+function conclusion({ intact, against, hasSums }: VerifyReport): string {
   if (!intact) return 'DAMAGED';
+  if (against?.equal === false) return `intact, but not equal to ${against.tree}`;
   return hasSums ? 'intact' : 'complete; there are no sums, so nobody can tell whether the content is right';
 }
 

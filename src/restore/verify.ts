@@ -41,14 +41,24 @@ export interface DiskReport {
   readonly verified: number;
 }
 
+/** With the tree that this one shall be equal to. */
+export interface Comparison {
+  readonly tree: string;
+  readonly equal: boolean;
+  /** How many of the problems are differences between the two. */
+  readonly differenceCount: number;
+}
+
 export interface VerifyReport {
   readonly tree: string;
   /** Null when the manifest cannot be read. */
   readonly name: string | null;
   readonly snapshotTime: string | null;
   readonly consistency: string | null;
-  /** Without sums: complete, as far as can be told. */
+  /** The tree by itself, whatever it was compared with. Without sums: complete, as far as can be told. */
   readonly intact: boolean;
+  /** Null if it was compared with no other tree. */
+  readonly against: Comparison | null;
   /** False for a copy of a chunkfs mount: then only the sizes of the chunks were looked at. */
   readonly hasSums: boolean;
   readonly disks: readonly DiskReport[];
@@ -61,16 +71,23 @@ export interface VerifyReport {
 class Problems {
   readonly list: Problem[] = [];
   count = 0;
+  differenceCount = 0;
 
   add(problems: readonly Problem[], count: number = problems.length): void {
     for (const problem of problems) this.list.push(problem);
     this.count += count;
   }
+
+  /** Adds what is wrong only when compared with another tree. */
+  addDifferences(problems: readonly Problem[], count: number = problems.length): void {
+    this.add(problems, count);
+    this.differenceCount += count;
+  }
 }
 
 /**
- * Reads a tree and compares it with its sums. What is wrong with the tree is in the report, never thrown, except for a directory
- * that is none, unknown disks (usage) and an abort (failed).
+ * Reads a tree and compares it with its sums, and these with another tree's. What is wrong with the tree is in the report, never
+ * thrown, except for a directory that is none, unknown disks (usage) and an abort (failed).
  */
 export async function verifyTree(request: VerifyRequest): Promise<VerifyReport> {
   let tree: Tree;
@@ -91,7 +108,7 @@ const NOTHING_KNOWN = { name: null, snapshotTime: null, consistency: null };
 
 function unreadableTree(directory: string, error: ChunkmountError): VerifyReport {
   const problems = [fileProblem('manifest', MANIFEST_NAME, error)];
-  const nothing = { ...NOTHING_KNOWN, hasSums: true, disks: [] };
+  const nothing = { ...NOTHING_KNOWN, hasSums: true, against: null, disks: [] };
   return { tree: directory, ...nothing, intact: false, problemCount: 1, problems };
 }
 
@@ -107,10 +124,14 @@ async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyR
     problems.add(checkTopLevel(tree));
     const reports: DiskReport[] = [];
     for (const disk of disks) reports.push(await verifyDisk(tree, disk, other, request, problems));
-    if (other !== undefined && request.disks === undefined) problems.add(missingDisks(tree, other));
-    const { list, count: problemCount } = problems;
+    if (other !== undefined && request.disks === undefined)
+      problems.addDifferences(missingDisks(tree, other));
+    const { list, count: problemCount, differenceCount } = problems;
     const facts = { tree: tree.root, name, snapshotTime, consistency, hasSums: !tree.isPlain };
-    return { ...facts, intact: problemCount === 0, disks: reports, problemCount, problems: list };
+    const against =
+      other === undefined ? null : { tree: other.root, equal: differenceCount === 0, differenceCount };
+    const intact = problemCount === differenceCount;
+    return { ...facts, intact, against, disks: reports, problemCount, problems: list };
   } finally {
     other?.close();
   }
@@ -189,7 +210,7 @@ function noDisk(tree: Tree, target: string): Problem {
 function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Problems): void {
   const theirs = other.manifest.disks.find(({ target }) => target === disk.target);
   if (theirs === undefined) {
-    problems.add([noDisk(other, disk.target)]);
+    problems.addDifferences([noDisk(other, disk.target)]);
     return;
   }
   const otherSums = readSums(other, theirs);
@@ -213,5 +234,5 @@ function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Prob
       differences.push({ kind: 'differs', disk: disk.target, chunk, path, expected, found });
     }
   }
-  problems.add(differences, count);
+  problems.addDifferences(differences, count);
 }

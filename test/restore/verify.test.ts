@@ -140,7 +140,11 @@ describe('verify --against', () => {
   it('is content with a copy', async () => {
     const { root, beside } = demoTree();
     fs.cpSync(root, beside('copy'), { recursive: true });
-    expect((await report({ tree: beside('copy'), against: root })).intact).toBe(true);
+    expect(await report({ tree: beside('copy'), against: root })).toMatchObject({
+      intact: true,
+      against: { tree: root, equal: true, differenceCount: 0 },
+    });
+    expect((await report({ tree: root })).against).toBeNull();
   });
 
   it('names the chunks that differ, although each tree is right by itself', async () => {
@@ -148,8 +152,9 @@ describe('verify --against', () => {
     const content = demoContent();
     content.fill(1, 7 * CHUNK, 9 * CHUNK);
     const later = demoTree(content);
-    const { problems, problemCount } = await report({ tree: later.root, against: old.root });
-    expect(problemCount).toBe(2);
+    const { problems, ...rest } = await report({ tree: later.root, against: old.root });
+    const against = { tree: old.root, equal: false, differenceCount: 2 };
+    expect(rest).toMatchObject({ intact: true, against, problemCount: 2 });
     const hash = (bytes: Buffer, chunk: number) => xxh64(bytes.subarray(chunk * CHUNK, (chunk + 1) * CHUNK));
     expect(problems).toEqual(
       [7, 8].map((chunk) => ({
@@ -161,6 +166,28 @@ describe('verify --against', () => {
         found: hash(content, chunk),
       })),
     );
+  });
+
+  it('says of an intact tree that it is, and not equal; of a damaged one that it is damaged', async () => {
+    const old = demoTree();
+    const content = demoContent();
+    content.fill(1, 7 * CHUNK, 9 * CHUNK);
+    const later = demoTree(content);
+    const context = new RecordingContext();
+    const options = { tree: later.root, against: old.root };
+    const unequal = await errorOf(runVerify(options, context), 'integrity');
+    expect(unequal.message).toBe(`${later.root} is intact, but not equal to ${old.root}: 2 differences`);
+    expect(unequal.hint).toContain(`chunkmount diff ${old.root} ${later.root}`);
+    expect(unequal.hint).not.toMatch(/missing or damaged|chunkmount restore/);
+    expect(context.text).toMatch(/ here, [0-9a-f]{16} there\nintact, but not equal to \S+\n$/);
+    expect(context.text).toContain(`\nintact, but not equal to ${old.root}\n`);
+    flipBit(later.chunk(3));
+    const again = new RecordingContext();
+    const damaged = await errorOf(runVerify(options, again), 'integrity');
+    expect(damaged.message).toBe(`${later.root} has 3 problems`);
+    expect(again.text).toMatch(/\nDAMAGED\n$/);
+    const against = { equal: false, differenceCount: 2 };
+    expect(await report(options)).toMatchObject({ intact: false, against, problemCount: 3 });
   });
 
   it('sees that the disk has grown, or is not there', async () => {
@@ -186,7 +213,8 @@ describe('verify --against', () => {
     writeTree(against, { disks });
     const message = `${tree} has no disk vdb`;
     expect(await report({ tree, against })).toMatchObject({
-      intact: false,
+      intact: true,
+      against: { equal: false, differenceCount: 1 },
       problemCount: 1,
       problems: [{ kind: 'disk', path: 'vdb', message }],
     });
