@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { run } from '../host/exec.js';
+import { CommandError, run } from '../host/exec.js';
+import { shellWord } from '../host/shell-word.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import { beginBlockPull } from '../libvirt/domain-lifecycle.js';
 import { loadDescription } from '../libvirt/load-domain.js';
@@ -145,10 +146,30 @@ async function pullOffline(request: PullRequest, disk: BootDisk): Promise<void> 
   }
 }
 
-function notPulled({ record, damage }: PullRequest, { target, overlay }: BootDisk, cause?: unknown): Error {
-  const why = damage() ?? (cause === undefined ? "libvirt's job ended without success" : messageOf(cause));
-  return failed(`disk ${target} of ${record.name} is not copied: ${why}`, {
+/** QEMU and libvirt only know of an input/output error: if a reader of the images ran into damage, that is why. */
+function notPulled(request: PullRequest, disk: BootDisk, cause?: unknown): Error {
+  const { record, damage } = request;
+  const { target, overlay } = disk;
+  const sentence = `disk ${target} of ${record.name} is not copied`;
+  const damaged = cause === undefined || cause instanceof CommandError ? damage() : undefined;
+  if (damaged !== undefined) return notWhole(request, disk, { sentence: `${sentence}: ${damaged}`, cause });
+  const why = cause === undefined ? "libvirt's job ended without success" : messageOf(cause);
+  const kind = cause instanceof ChunkmountError ? cause.kind : 'failed';
+  return new ChunkmountError(kind, `${sentence}: ${why}`, {
     hint: `nothing is lost; is there room where ${overlay} lies, and the tree whole (chunkmount verify)? then finish again`,
+    cause,
+  });
+}
+
+/** What was damaged may have been mended since it was read: then it is something else that is to be looked for. */
+function notWhole(
+  { record: { name, tree } }: PullRequest,
+  { overlay }: BootDisk,
+  { sentence, cause }: { readonly sentence: string; readonly cause: unknown },
+): Error {
+  const verify = `chunkmount verify ${shellWord(tree)}`;
+  return new ChunkmountError('integrity', sentence, {
+    hint: `nothing is lost: take what is missing or damaged (${verify}) from another copy of the tree, then finish again, or throw the VM away: chunkmount boot --discard ${name}; if the tree is whole by now, is there room where ${overlay} lies?`,
     cause,
   });
 }

@@ -220,19 +220,24 @@ describe('boot --finish', () => {
     await session.expectFinished([]);
   });
 
-  it('a damaged chunk stops it, named; mended, it goes on', async () => {
+  it.each([
+    ['damaged', (chunk: string) => flipBit(chunk), 'is corrupt'],
+    ['missing', (chunk: string) => fs.renameSync(chunk, `${session.tree}.chunk`), 'is missing'],
+  ])('a %s chunk stops it, named; mended, it goes on', async (_, spoil, what) => {
     const domain = await session.booted();
     await guestWrites();
     const chunk = path.join(session.tree, chunkFile('vda', 40));
-    flipBit(chunk);
-    const running = expectError(await session.end('finish'), 1);
-    expect(running.message).toMatch(
-      /^disk vda of mail01-boot is not copied: .*vda\/000000\/00000028 is corrupt/,
-    );
+    const good = fs.readFileSync(chunk);
+    spoil(chunk);
+    const running = expectError(await session.end('finish'), 4);
+    const sentence = `^disk vda of mail01-boot is not copied: .*vda/000000/00000028 ${what}`;
+    expect(running.message).toMatch(new RegExp(sentence));
+    expect(running.hint).toContain(`(chunkmount verify '${session.tree}') from another copy`);
+    expect(running.hint).toContain('chunkmount boot --discard mail01-boot');
     await session.libvirt.killQemu(domain);
-    const off = expectError(await session.end('finish'), 1);
-    expect(off.message).toContain('vda/000000/00000028 is corrupt');
-    flipBit(chunk);
+    const off = expectError(await session.end('finish'), 4);
+    expect(off.message).toContain(`vda/000000/00000028 ${what}`);
+    fs.writeFileSync(chunk, good);
     await session.ended('finish');
     await session.expectFinished(WRITES);
   });
