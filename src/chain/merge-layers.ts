@@ -52,7 +52,7 @@ export async function disksWithLayers(request: ConsolidateRequest): Promise<Live
 }
 
 export function qemuOf({ domain }: ConsolidateRequest): ProcessIdentity {
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu !== undefined) return qemu;
   throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
     hint: 'run chunkmount where the VM runs',

@@ -66,7 +66,7 @@ async function removeLayer({ path: file, identity }: Layer, { domain }: Pull, vi
   const user = await domainReferringTo(virsh, file);
   if (user !== undefined)
     throw failed(`${user} still refers to ${file}`, { hint: `see virsh dumpxml ${user}; then run it again` });
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu !== undefined && holdsOpen(qemu, identity)) {
     throw failed(`${domain.name} still has ${file} open`, { hint: 'run it again later' });
   }

@@ -21,3 +21,19 @@ export function findProcesses(matches: (argv: readonly string[]) => boolean): Pr
   }
   return found;
 }
+
+/**
+ * Number of the user that a process runs as. Undefined if it has ended, or is not wholly that user's: one that set-user-ID made root's has
+ * arguments that somebody else gave it. The owner of /proc/PID would not do: of a process that must not be dumped that is root.
+ */
+export function userOf(pid: number): number | undefined {
+  let status: string;
+  try {
+    status = fs.readFileSync(`/proc/${pid}/status`, 'latin1');
+  } catch {
+    return undefined;
+  }
+  // Real, effective, saved and file system's, see proc(5).
+  const users = /^Uid:\t(.*)$/m.exec(status)?.[1]?.split('\t') ?? [];
+  return users.length > 0 && users.every((user) => user === users[0]) ? Number(users[0]) : undefined;
+}

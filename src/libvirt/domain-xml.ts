@@ -1,6 +1,7 @@
 import type { Element } from '@xmldom/xmldom';
 import { failed } from '../errors.js';
 import type { BackingFile, Disk, Mirror } from './domain.js';
+import { userNumber } from './qemu-user.js';
 import { attribute, child, children, parseXml, rootOf, textOf } from './xml.js';
 
 /** A disk whose image is a volume of a storage pool: where that lies has to be asked. */
@@ -19,6 +20,8 @@ export interface DomainDescription {
   readonly active: boolean;
   readonly disks: readonly Disk[];
   readonly nvram: string | undefined;
+  /** Number of the user that its QEMU runs as; undefined if libvirt does not say, as it does not while it is off. */
+  readonly qemuUser?: number | undefined;
 }
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -96,6 +99,13 @@ function parseDisk(disk: Element, volumePath: VolumePaths): Disk {
   };
 }
 
+/** The user in the label that the security driver `dac` has given a running QEMU. */
+function qemuUserOf(root: Element): number | undefined {
+  const label = children(root, 'seclabel').find((one) => attribute(one, 'model') === 'dac');
+  const user = textOf(child(label, 'label'))?.split(':')[0];
+  return user === undefined ? undefined : userNumber(user);
+}
+
 /** The pool and name of every volume that a domain's XML mentions. */
 export function volumesIn(xml: string): Volume[] {
   const volumes: Volume[] = [];
@@ -122,9 +132,11 @@ export function parseDomainXml(xml: string, volumePath: VolumePaths = () => unde
   if (new Set(disks.map((disk) => disk.target)).size !== disks.length) {
     throw failed(`the XML of ${name} has two disks with the same target`);
   }
+  const qemuUser = qemuUserOf(root);
   return {
     name,
     uuid,
+    ...(qemuUser === undefined ? {} : { qemuUser }),
     active: attribute(root, 'id') !== undefined,
     disks,
     nvram: absolute(

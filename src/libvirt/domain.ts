@@ -54,4 +54,6 @@ export interface Domain {
   readonly disks: readonly Disk[];
   /** Path of the NVRAM file of a UEFI guest. */
   readonly nvram: string | undefined;
+  /** Number of the user that its QEMU runs as; undefined if libvirt does not say, as it does not while it is off. */
+  readonly qemuUser?: number | undefined;
 }

@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import { failed, messageOf } from '../errors.js';
 import type { TransportKind } from '../fuse/transport.js';
 import { readIfExists } from '../host/durable.js';
+import { loadDescription } from '../libvirt/load-domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { StateDirectory } from '../session/state-directory.js';
@@ -114,7 +115,7 @@ async function checkUnchanged(record: BootRecord): Promise<void> {
  * along. It writes everything when it is paused.
  */
 async function flush({ name, uuid }: BootRecord, { journal }: OpenBoot, virsh: Virsh): Promise<void> {
-  const qemu = findQemu(uuid);
+  const qemu = findQemu(await loadDescription(virsh, uuid));
   if (qemu !== undefined) await whilePaused({ virsh, domain: { name, uuid }, qemu, journal }, async () => {});
 }
 

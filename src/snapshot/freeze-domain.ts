@@ -132,7 +132,7 @@ async function standingStill(
   work: () => Promise<void>,
 ): Promise<Consistency> {
   const { virsh, domain, journal, options } = request;
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
   if (options.memoryFile !== undefined) {
     const memory = { virsh, domain, qemu, journal, file: options.memoryFile };

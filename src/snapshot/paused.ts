@@ -9,7 +9,7 @@ import type { Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js'
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   const { virsh, domain, journal, reporter, disks } = request;
   if (!domain.active) return noneProvider.freeze(request);
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
   const ran = await keepStill({ virsh, domain, qemu, journal }, imagesBelow(disks));
   if (ran) reporter.notice(`${domain.name} is paused until cleanup`);

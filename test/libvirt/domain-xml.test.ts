@@ -55,6 +55,17 @@ describe('parseDomainXml', () => {
   });
 
   it.each([
+    ['+64055:+103', 64055],
+    ['root:root', 0],
+    ['107', 107],
+    ['no-such-user:kvm', undefined],
+  ])('reads the user that QEMU runs as: %s', (label, user) => {
+    const labels = `<seclabel type='dynamic' model='apparmor'><label>libvirt-x</label></seclabel>
+      <seclabel type='dynamic' model='dac'><label>${label}</label><imagelabel>+1:+1</imagelabel></seclabel>`;
+    expect(parseDomainXml(domain('', "id='7'", labels)).qemuUser).toBe(user);
+  });
+
+  it.each([
     [
       'an empty drive',
       "<disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>",

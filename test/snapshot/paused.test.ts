@@ -63,7 +63,7 @@ it('pauses, can be read in every way, resumes; and leaves a VM paused that was',
     expect(await state()).toBe('paused');
 
     await libvirt.virsh.resume(domain.uuid);
-    const subject = { virsh: libvirt.virsh, domain, qemu: findQemu(domain.uuid)!, journal: session.journal };
+    const subject = { virsh: libvirt.virsh, domain, qemu: findQemu(domain)!, journal: session.journal };
     const failing = whilePaused(subject, async () => {
       expect(await state()).toBe('paused');
       throw new Error('no space');

@@ -154,7 +154,7 @@ describe('a freeze around other snapshots', () => {
   const subject = () => ({
     virsh: libvirt.virsh,
     domain,
-    qemu: findQemu(domain.uuid)!,
+    qemu: findQemu(domain)!,
     journal: session.journal,
     reporter: session.reporter,
   });

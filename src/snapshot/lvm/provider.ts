@@ -150,7 +150,7 @@ async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   if (!needsPause(request, prepared)) {
     await createAll();
   } else {
-    const qemu = findQemu(domain.uuid);
+    const qemu = findQemu(domain);
     if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
     const stood = await whilePaused({ virsh, domain, qemu, journal }, createAll);
     reporter.notice(`${domain.name} was paused for ${Math.round(stood)} ms`);

@@ -70,7 +70,7 @@ function whileRunning(record: OverlayRecord, domain: DomainDescription): Overlay
   const disk = domain.disks.find(({ target }) => target === record.target);
   const at = chainOf(disk).indexOf(record.overlay);
   if (disk !== undefined && at >= 0) return inLiveChain(record, disk, at);
-  const qemu = findQemu(record.domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu !== undefined && record.file !== undefined && holdsOpen(qemu, record.file)) {
     return { kind: 'unknown to libvirt' };
   }

@@ -208,7 +208,7 @@ async function takeAsAsked(request: SnapshotRequest, qemu: ProcessIdentity): Pro
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   const { domain, journal, signal } = request;
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu === undefined) {
     throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
       hint: 'run chunkmount where the VM runs',

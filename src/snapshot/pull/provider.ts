@@ -230,7 +230,7 @@ async function recordBegun(
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   const { virsh, domain, disks, sessionId, journal, signal } = request;
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu === undefined) {
     throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
       hint: 'run chunkmount where the VM runs',

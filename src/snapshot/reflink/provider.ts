@@ -100,7 +100,7 @@ async function fillAll(request: SnapshotRequest, prepared: readonly Preparation[
   };
   if (!domain.active) return whileHeld(request, work);
   if (!needsPause(prepared)) return work();
-  const qemu = findQemu(domain.uuid);
+  const qemu = findQemu(domain);
   if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
   const stood = await whilePaused({ virsh, domain, qemu, journal }, work);
   if (stood > 0) reporter.notice(`${domain.name} was paused for ${Math.round(stood)} ms`);
