@@ -3,10 +3,12 @@ import * as os from 'node:os';
 import { messageOf } from '../errors.js';
 import { loadFuseNative } from '../fuse/native/load.js';
 import { run } from '../host/exec.js';
+import { shellWord } from '../host/shell-word.js';
 import { type DomainName, Virsh } from '../libvirt/virsh.js';
 import { StateDirectory } from '../session/state-directory.js';
 import type { CheckResult } from './check-result.js';
 import { keptWarnings } from './kept-space.js';
+import { checkSessions } from './session-checks.js';
 import { checkVms } from './vm-checks.js';
 
 interface Program {
@@ -167,9 +169,11 @@ interface LibvirtWanted {
   /** All if undefined. */
   readonly vms: readonly string[] | undefined;
   readonly overlayDirectory: string | undefined;
+  readonly stateDirectory: string;
 }
 
-async function checkLibvirt({ connect, vms, overlayDirectory }: LibvirtWanted): Promise<CheckResult[]> {
+async function checkLibvirt(options: LibvirtWanted): Promise<CheckResult[]> {
+  const { connect, vms, overlayDirectory, stateDirectory } = options;
   const name = 'libvirt';
   const virsh = new Virsh({ connect });
   let domains: DomainName[];
@@ -186,7 +190,7 @@ async function checkLibvirt({ connect, vms, overlayDirectory }: LibvirtWanted): 
   const unknown = (vms ?? []).filter((vm) => !domains.some((domain) => domain.name === vm));
   return [
     { name, state: 'ok', detail: domains.length === 1 ? '1 VM' : `${domains.length} VMs` },
-    ...(await checkVms({ virsh, domains: wanted, overlayDirectory })),
+    ...(await checkVms({ virsh, domains: wanted, overlayDirectory, stateDirectory })),
     ...unknown.map((vm) => unknownVm(vm)),
   ];
 }
@@ -242,7 +246,7 @@ function checkDirectory(name: string, directory: string): CheckResult {
   const free = bavail * bsize;
   // Whoever may write there could have root undo what he likes.
   if (place === directory && (fs.statSync(place).mode & 0o022) !== 0) {
-    const fix = `chmod go-w ${directory}`;
+    const fix = `chmod go-w ${shellWord(directory)}`;
     return { name, state: 'poor', detail: `others may write to ${directory}`, need: 'safety', fix, free };
   }
   return { name, state: 'ok', detail: directory, free };
@@ -261,7 +265,7 @@ function checkKept(stateDirectory: string): CheckResult[] {
 
 /** Looks at what chunkmount needs on this host. Changes nothing. */
 export async function checkHost(
-  options: LibvirtWanted & { readonly stateDirectory: string; readonly backupDirectory: string },
+  options: LibvirtWanted & { readonly backupDirectory: string },
 ): Promise<CheckResult[]> {
   const checks = await Promise.all([
     checkNode(),
@@ -274,6 +278,7 @@ export async function checkHost(
     checkLibvirt(options),
     checkDirectory('state directory', options.stateDirectory),
     checkDirectory('backup directory', options.backupDirectory),
+    checkSessions(options.stateDirectory, options.vms),
     checkKept(options.stateDirectory),
   ]);
   return checks.flat();

@@ -1,15 +1,19 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { checkName } from '../chunks/names.js';
 import { ChunkmountError, messageOf } from '../errors.js';
 import { readIfExists } from '../host/durable.js';
+import { shellWord } from '../host/shell-word.js';
 import { HELPER_PROFILE, LOCAL_PROFILE, mayRead } from '../libvirt/apparmor.js';
 import { type Confinement, confinementOf } from '../libvirt/confinement.js';
 import type { Disk, Domain } from '../libvirt/domain.js';
 import { loadDomainByUuid } from '../libvirt/load-domain.js';
 import type { DomainName, Virsh } from '../libvirt/virsh.js';
 import { attribute, child, children, parseXml, rootOf } from '../libvirt/xml.js';
+import { StateDirectory } from '../session/state-directory.js';
 import { checkSpace } from '../snapshot/overlay/files.js';
 import type { CheckResult } from './check-result.js';
+import { checkDisks, isBlockDevice } from './vm-disk-checks.js';
 
 const PING_SECONDS = 3;
 /** Each waits for its agent, and asks libvirt several times. */
@@ -21,10 +25,16 @@ export interface VmChecks {
   readonly domains: readonly DomainName[];
   /** As for `--overlay-dir`. */
   readonly overlayDirectory: string | undefined;
+  readonly stateDirectory: string;
 }
 
-/** Looks at what backing up each VM needs: room for its overlays, its guest agent, and what confines its QEMU. */
-export async function checkVms({ virsh, domains, overlayDirectory }: VmChecks): Promise<CheckResult[]> {
+/**
+ * Looks at what backing up each VM needs: a name for its tree, disks that can be backed up, room for its overlays, its guest agent,
+ * and what confines its QEMU.
+ */
+export async function checkVms(checks: VmChecks): Promise<CheckResult[]> {
+  const { virsh, domains, overlayDirectory, stateDirectory } = checks;
+  const state = new StateDirectory(stateDirectory);
   const unknown: Confinement = { models: [], user: undefined };
   const confinement = await confinementOf(virsh).catch(() => unknown);
   const profile = confinement.models.includes('apparmor') ? helperProfile() : undefined;
@@ -40,15 +50,38 @@ export async function checkVms({ virsh, domains, overlayDirectory }: VmChecks): 
     try {
       domain = await loadDomainByUuid(virsh, uuid);
     } catch (error) {
-      const fix = `virsh dumpxml ${name}`;
+      const fix = `virsh dumpxml ${shellWord(name)}`;
       return [{ name, state: 'missing', detail: messageOf(error), need: 'backing it up', fix }];
     }
+    const inSession = fs.existsSync(state.session(name));
     return [
+      ...checkVmName(domain),
+      ...(await checkDisks({ virsh, domain, overlayDirectory, inSession })),
       ...overlayPlaces(domain, overlayDirectory).map((place) => checkPlace(name, place)),
       ...(profile === undefined ? [] : checkConfinement(domain, overlayDirectory, profile)),
       ...(domain.state === 'running' ? [await checkAgent(virsh, domain)] : []),
     ];
   }
+}
+
+/** What a tree cannot be called cannot be backed up: its name is a directory's name. */
+function checkVmName({ name, active }: Domain): CheckResult[] {
+  try {
+    checkName(name);
+    return [];
+  } catch (error) {
+    const rename = `virsh domrename ${shellWord(name)} ${nameLike(name)}`;
+    const fix = active ? `when it is off: ${rename}` : rename;
+    return [{ name, state: 'missing', detail: messageOf(error), need: 'backing it up', fix }];
+  }
+}
+
+/** A name that a tree may have. */
+function nameLike(name: string): string {
+  return name
+    .replaceAll(/[^A-Za-z0-9_.+@:-]/g, '_')
+    .replace(/^[^A-Za-z0-9_]/, '_')
+    .slice(0, 64);
 }
 
 function confinementResult({ models }: Confinement): CheckResult {
@@ -69,7 +102,7 @@ function checkAccess(directory: string | undefined, { user }: Confinement): Chec
     state: 'poor' as const,
     detail: `the mode of ${place} does not let QEMU's user ${user.uid} in`,
     need: `overlays in ${directory}`,
-    fix: `chmod o+x ${place}`,
+    fix: `chmod o+x ${shellWord(place)}`,
   }));
 }
 
@@ -101,7 +134,7 @@ function disksOf({ disks }: Domain): (Disk & { path: string })[] {
 /** Directories that overlays of its disks would be made in. */
 function overlayPlaces(domain: Domain, overlayDirectory: string | undefined): string[] {
   if (overlayDirectory !== undefined) return [overlayDirectory];
-  const files = disksOf(domain).filter(({ type }) => type !== 'block');
+  const files = disksOf(domain).filter((disk) => disk.type !== 'block' && !isBlockDevice(disk));
   return [...new Set(files.map((disk) => path.dirname(disk.path)))];
 }
 
@@ -112,7 +145,8 @@ function checkPlace(vm: string, place: string): CheckResult {
     const { bavail, bsize } = fs.statfsSync(place);
     return { name, state: 'ok', detail: `in ${place}`, free: bavail * bsize };
   } catch (error) {
-    const fix = error instanceof ChunkmountError && error.hint !== undefined ? error.hint : `df ${place}`;
+    const fix =
+      error instanceof ChunkmountError && error.hint !== undefined ? error.hint : `df ${shellWord(place)}`;
     return { name, state: 'missing', detail: messageOf(error), need: `backing up ${vm} while it runs`, fix };
   }
 }
@@ -131,7 +165,7 @@ function checkConfinement(
     state: 'missing' as const,
     detail: `does not let libvirt read ${refused.filter((image) => path.dirname(image) === directory).join(', ')}`,
     need: `backing up ${domain.name} while it runs: QEMU would be refused the image below an overlay`,
-    fix: `echo '${directory}/** r,' >>${LOCAL_PROFILE}; apparmor_parser -r ${HELPER_PROFILE}`,
+    fix: `echo ${shellWord(`${directory}/** r,`)} >>${LOCAL_PROFILE}; apparmor_parser -r ${HELPER_PROFILE}`,
   }));
 }
 
@@ -143,7 +177,7 @@ async function checkAgent(virsh: Virsh, { uuid, name: vm }: Domain): Promise<Che
     const channels = devices === undefined ? [] : children(devices, 'channel');
     if (!channels.some((channel) => attribute(child(channel, 'target'), 'name') === AGENT_CHANNEL)) {
       const xml = `<channel type="unix"><target type="virtio" name="${AGENT_CHANNEL}"/></channel>`;
-      const fix = `echo '${xml}' | virsh attach-device ${vm} /dev/stdin --config; then in the guest: apt-get install qemu-guest-agent; and start it anew`;
+      const fix = `echo '${xml}' | virsh attach-device ${shellWord(vm)} /dev/stdin --config; then in the guest: apt-get install qemu-guest-agent; and start it anew`;
       return { name, state: 'poor', detail: 'the VM has no channel for it', need, fix };
     }
     await virsh.agentCommand(uuid, 'guest-ping', PING_SECONDS);

@@ -21,8 +21,9 @@ export interface DoctorOptions extends DirectoryOptions {
 }
 
 const HELP = `
-Looks at programs, devices and directories, at libvirt, and for each VM at the room for its overlays, at what confines its
-QEMU, and asks its guest agent for a sign of life. Changes nothing. A line each, and where something is not as it should
+Looks at programs, devices and directories, at sessions that went wrong and locks that were kept, at libvirt, and for each VM
+at its name and its disks, as a backup without --exclude and --snapshot would, at the room for its overlays, at what confines
+its QEMU, and asks its guest agent for a sign of life. Changes nothing. A line each, and where something is not as it should
 be what that is needed for and a command that mends it:
   ok       all is well
   poor     it works without, with a drawback
