@@ -10,7 +10,7 @@ import { freezeSource } from './freeze-source.js';
 import { keptSnapshots } from './kept-snapshots.js';
 import { keptWarnings } from './kept-space.js';
 import { manifestTime } from './manifest-time.js';
-import { checkMountpoint, makeMountpoint, mountpointFor } from './mountpoint.js';
+import { checkMountpoint, makeMountpoint, mountpointFor, treeSource } from './mountpoint.js';
 import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
 import { prepareDisks } from './prepare-disks.js';
 import { serve } from './serve.js';
@@ -41,8 +41,8 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
   const { source, settings, reporter, signal } = request;
   const { id, journal, directory } = session;
   const mountpoint = mountpointFor(settings.backupDirectory, source.name);
-  checkMountpoint(mountpoint);
   const transport = chooseTransport(settings.transport, reporter);
+  checkMountpoint(mountpoint);
   for (const warning of keptWarnings({ name: source.name, state: settings.state })) reporter.warn(warning);
   const frozen = await freezeSource({
     source,
@@ -76,7 +76,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     indexDirectory: settings.state.index(source.name),
     transport,
     mountpoint,
-    source: `chunkmount:${source.name}:${id}`,
+    source: treeSource(source.name, id),
     directIo: settings.directIo,
     allowOther: settings.allowOther,
     snapshotAutoextend: settings.snapshotAutoextend,

@@ -7,6 +7,7 @@ import { type JournalEntry, readPending } from '../session/journal.js';
 import { type LockRecord, listLocks } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { keptSnapshots, targetsOf } from './kept-snapshots.js';
+import { treeSource } from './mountpoint.js';
 import { readSessionRecord, type SessionRecord } from './session-record.js';
 import { type DaemonStatus, readStatus } from './status.js';
 import { daemonOf, SERVE } from './stop-serving.js';
@@ -115,8 +116,8 @@ interface Found {
 async function stateOf({ directory, record, status, entries, busy }: Found): Promise<SessionState> {
   if (!fs.existsSync(directory)) return 'locked';
   if (record === undefined) return busy ? 'working' : 'incomplete';
-  const { mountpoint, id } = record;
-  if (mountAt(mountpoint)?.source.endsWith(`:${id}`) !== true || !(await isServed(mountpoint, entries))) {
+  const { name, mountpoint, id } = record;
+  if (mountAt(mountpoint)?.source !== treeSource(name, id) || !(await isServed(mountpoint, entries))) {
     if (busy) return 'working';
     return entries.some(({ kind }) => kind === SERVE) ? 'dead' : 'incomplete';
   }

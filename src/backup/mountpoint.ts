@@ -2,12 +2,26 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { fsyncDirectory, makeDirectory } from '../host/durable.js';
-import { mountAt } from '../host/mountinfo.js';
+import { listMounts, type MountEntry, mountAt } from '../host/mountinfo.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
 
 /** Journal kind of a directory that was made to mount on. */
 export const MOUNTPOINT = 'mountpoint';
+
+/** What the mount of a session's tree calls itself in mountinfo. */
+export function treeSource(name: string, session: string): string {
+  return `chunkmount:${name}:${session}`;
+}
+
+/** Where trees of that name are mounted. */
+export function treesOf(name: string): string[] {
+  const isOfName = ({ source }: MountEntry) =>
+    source === treeSource(name, source.slice(source.lastIndexOf(':') + 1));
+  return listMounts()
+    .filter(isOfName)
+    .map(({ mountpoint }) => mountpoint);
+}
 
 /** Absolute path of the tree of `name`, free of symbolic links, as mountinfo shows it. Makes the directory above. */
 export function mountpointFor(backupDirectory: string, name: string): string {
@@ -15,28 +29,52 @@ export function mountpointFor(backupDirectory: string, name: string): string {
     makeDirectory(backupDirectory);
     return path.join(fs.realpathSync(backupDirectory), name);
   } catch (error) {
-    throw failed(`the directory ${backupDirectory} cannot be used: ${messageOf(error)}`, {
-      hint: 'give another one with --backupdir, or in CHUNKMOUNT_BACKUPDIR',
-      cause: error,
-    });
+    throw unusable(backupDirectory, error);
   }
+}
+
+function unusable(backupDirectory: string, cause: unknown): ChunkmountError {
+  return failed(`the directory ${backupDirectory} cannot be used: ${messageOf(cause)}`, {
+    hint: 'give another one with --backupdir, or in CHUNKMOUNT_BACKUPDIR',
+    cause,
+  });
 }
 
 function busy(mountpoint: string, why: string, hint: string): ChunkmountError {
   return new ChunkmountError('failed', `${mountpoint} ${why}`, { hint, details: { mountpoint } });
 }
 
+/** Whether a tree of ours is mounted there: see `treeSource`. */
+function isTree({ source }: MountEntry): boolean {
+  return source.startsWith('chunkmount:');
+}
+
+/** To find out after the snapshot would be late. */
+function checkWritable(directory: string): void {
+  try {
+    fs.accessSync(directory, fs.constants.W_OK);
+  } catch (error) {
+    throw unusable(directory, error);
+  }
+}
+
 /**
- * Throws unless nothing is at `mountpoint`, or an empty directory. A link to one is none: mount(8) would follow it to where nobody
+ * Throws unless nothing is at `mountpoint` and it can be made, or there is an empty directory. A link to one is none: mount(8) would follow it to where nobody
  * looks for our mount.
  */
 export function checkMountpoint(mountpoint: string): void {
   const mounted = mountAt(mountpoint);
   if (mounted !== undefined) {
-    throw busy(mountpoint, `is a mountpoint already (${mounted.type})`, `unmount it: umount ${mountpoint}`);
+    const hint = isTree(mounted)
+      ? 'it is of a session that another state directory has: run chunkmount cleanup with the --statedir, or CHUNKMOUNT_STATEDIR, that it was begun with'
+      : `unmount it: umount ${mountpoint}`;
+    throw busy(mountpoint, `is a mountpoint already (${mounted.type})`, hint);
   }
   const found = fs.lstatSync(mountpoint, { throwIfNoEntry: false });
-  if (found === undefined) return;
+  if (found === undefined) {
+    checkWritable(path.dirname(mountpoint));
+    return;
+  }
   if (!found.isDirectory()) {
     if (!found.isSymbolicLink())
       throw busy(mountpoint, 'is a file', 'move it away, or give another --backupdir');
@@ -52,8 +90,8 @@ export function checkMountpoint(mountpoint: string): void {
 }
 
 /**
- * Makes the directory to mount on, and throws if something else has come there since it was checked. It is removed with the session, because an `rsync --delete` from an empty directory would erase
- * a backup.
+ * Makes the directory to mount on, and throws if something else has come there since it was checked. It is removed with the session,
+ * because an `rsync --delete` from an empty directory would erase a backup.
  */
 export function makeMountpoint(mountpoint: string, journal: Journal): void {
   const entry = journal.intend(MOUNTPOINT, { path: mountpoint });
@@ -70,6 +108,8 @@ export function makeMountpoint(mountpoint: string, journal: Journal): void {
 /** Removes the directory if it is empty and nothing is mounted there. */
 const undoMountpoint: UndoHandler = async ({ data }) => {
   const mountpoint = String(data.path);
+  // rmdir(2) says on a read-only file system that it is one, also of what was never there.
+  if (fs.lstatSync(mountpoint, { throwIfNoEntry: false }) === undefined) return;
   try {
     fs.rmdirSync(mountpoint);
   } catch (error) {

@@ -1,8 +1,10 @@
 import { Command } from 'commander';
 import { type EndResult, endSession } from '../backup/end-session.js';
+import { treesOf } from '../backup/mountpoint.js';
 import { endChainSession } from '../chain/chain-session.js';
 import { checkName } from '../chunks/names.js';
-import { usage } from '../errors.js';
+import { failed, usage } from '../errors.js';
+import type { Reporter } from '../report/reporter.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import {
   addDirectoryOptions,
@@ -63,6 +65,18 @@ function allNames(state: StateDirectory, kept: boolean): string[] {
   return [...new Set([...state.sessions(), ...(kept ? state.kept() : [])])].sort();
 }
 
+/** Throws if there is a session, and only its state directory was not given. */
+function tellNothing(name: string, reporter: Reporter): void {
+  const [mountpoint] = treesOf(name);
+  if (mountpoint === undefined) {
+    reporter.notice(`${name} has no session: there is nothing to clean up`);
+    return;
+  }
+  throw failed(`${name} has no session in this state directory, but its tree is mounted at ${mountpoint}`, {
+    hint: 'give the --statedir, or CHUNKMOUNT_STATEDIR, that it was begun with',
+  });
+}
+
 /** Ends sessions. */
 export async function runCleanup(options: CleanupOptions, context: CommandContext): Promise<void> {
   const { reporter, signal } = context;
@@ -78,7 +92,7 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
     if (await endChainSession({ ...request, insisted: signal }))
       return { kind: 'ended', counters: undefined };
     const result = await endSession(request);
-    if (result.kind === 'nothing') reporter.notice(`${name} has no session: there is nothing to clean up`);
+    if (result.kind === 'nothing') tellNothing(name, reporter);
     return result;
   });
   const ended = outcomes.flatMap((outcome) =>

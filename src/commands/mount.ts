@@ -62,7 +62,7 @@ async function stay(
   const { state, keepLock, commitTimeoutMs } = backupSettings(options);
   const { reporter, signal, insisted } = context;
   await tellReady(mounted, reporter);
-  await Promise.all(mounted.map(({ mountpoint }) => waitForUnmount(mountpoint, signal)));
+  await Promise.all(mounted.map((session) => waitForUnmount(session, signal)));
   const byName = new Map(mounted.map((session) => [session.name, session]));
   const outcomes = await forEachName([...byName.keys()], insisted, (name) => {
     const request = { name, state, command: 'mount', keepLock, reporter, signal: insisted, commitTimeoutMs };

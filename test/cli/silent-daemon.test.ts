@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { readSessionRecord } from '../../src/backup/session-record.js';
 import { waitForUnmount } from '../../src/backup/wait-for-unmount.js';
 import { findProcesses } from '../../src/host/process-list.js';
 import { TestChunkmount } from '../support/chunkmount.js';
@@ -35,6 +36,7 @@ describe('a daemon that does not answer, but lives', () => {
 
   afterAll(() => chunkmount.close());
 
+  const session = () => readSessionRecord(path.dirname(journal))!;
   const daemon = () => findProcesses((argv) => argv.at(-1)?.endsWith('/sessions/demo') === true)[0];
 
   function signalDaemon(signal: NodeJS.Signals): void {
@@ -73,10 +75,10 @@ describe('a daemon that does not answer, but lives', () => {
   });
 
   it('leaves nobody who waits for the unmount with questions that have no answer', async () => {
-    await waitForUnmount(tree, AbortSignal.timeout(5_000));
+    await waitForUnmount(session(), AbortSignal.timeout(5_000));
     expect(process.getActiveResourcesInfo().filter((kind) => /FSReq|ChildProcess/i.test(kind))).toEqual([]);
     signalDaemon('SIGKILL');
     await eventually(() => daemon() === undefined);
-    await waitForUnmount(tree, AbortSignal.timeout(60_000));
+    await waitForUnmount(session(), AbortSignal.timeout(60_000));
   });
 });

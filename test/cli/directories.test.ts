@@ -1,0 +1,53 @@
+import * as fs from 'node:fs';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
+import { TestChunkmount } from '../support/chunkmount.js';
+import { noise } from '../support/images.js';
+import { build, fuseDevice, requireAll, root } from '../support/requirements.js';
+import { expectError, traces } from './expectations.js';
+
+const chunkmount = new TestChunkmount();
+const image = chunkmount.path('disk.raw');
+const given = [`--image=${image}`, '--name=demo'];
+
+beforeAll(async () => {
+  await requireAll(root, build, fuseDevice);
+  fs.writeFileSync(image, noise(1024 * 1024, 1));
+});
+afterEach(() => expect(traces(chunkmount)).toEqual([]));
+afterAll(() => chunkmount.close());
+
+describe('a session of another state directory', () => {
+  const elsewhere = { CHUNKMOUNT_STATEDIR: chunkmount.path('elsewhere') };
+
+  it('is not unmounted by hand on our advice, nor passed over by cleanup', async () => {
+    await chunkmount.succeed('mount', ...given);
+    const mounted = await chunkmount.run(['mount', ...given], elsewhere);
+    expect(mounted).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/--statedir/) });
+    expect(mounted.stderr).not.toContain('umount');
+    const cleaned = await chunkmount.run(['cleanup', '--name=demo'], elsewhere);
+    expect(cleaned).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringMatching(/its tree is mounted at .*\/demo\n.*--statedir/),
+    });
+    await chunkmount.succeed('cleanup', '--name=demo');
+    const nothing = await chunkmount.run(['cleanup', '--name=demo'], elsewhere);
+    expect(nothing).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('nothing to clean up') });
+  });
+});
+
+describe('a backup directory that is read-only', () => {
+  const directory = chunkmount.path('read-only');
+
+  it('is refused before anything is done, and nothing stays', async () => {
+    fs.mkdirSync(directory);
+    await run('mount', ['-t', 'tmpfs', '-o', 'ro', 'tmpfs', directory]);
+    try {
+      const told = await chunkmount.run(['mount', ...given, `--backupdir=${directory}`]);
+      expect(expectError(told, 1).message).toContain(`the directory ${directory} cannot be used: EROFS`);
+      expect(await chunkmount.succeed('list')).toBe('');
+    } finally {
+      await run('umount', [directory]);
+    }
+  });
+});
