@@ -15,7 +15,6 @@ const LIST_TIMEOUT_MS = 15_000;
 describe('a daemon that does not answer, but lives', () => {
   const chunkmount = new TestChunkmount();
   const image = chunkmount.path('disk.raw');
-  const tree = chunkmount.tree('demo');
   const journal = path.join(chunkmount.stateDirectory, 'sessions/demo/journal.jsonl');
 
   beforeAll(async () => {
