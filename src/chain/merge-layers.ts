@@ -1,7 +1,7 @@
 import * as v from 'valibot';
 import { failed } from '../errors.js';
 import type { ProcessIdentity } from '../host/process-identity.js';
-import { loadDomainByUuid } from '../libvirt/load-domain.js';
+import { loadDescription, loadDomainByUuid } from '../libvirt/load-domain.js';
 import { findQemu } from '../libvirt/qemu-process.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import type { JournalData, JournalEntry } from '../session/journal.js';
@@ -51,15 +51,19 @@ export async function disksWithLayers(request: ConsolidateRequest): Promise<Live
   return layered;
 }
 
-export function qemuOf({ domain }: ConsolidateRequest): ProcessIdentity {
-  const qemu = findQemu(domain);
+export async function qemuOf({ virsh, domain }: ConsolidateRequest): Promise<ProcessIdentity> {
+  const qemu = findQemu(await loadDescription(virsh, domain.uuid));
   if (qemu !== undefined) return qemu;
   throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
     hint: 'run chunkmount where the VM runs',
   });
 }
 
-function recordOf(request: ConsolidateRequest, { base, target }: LiveDisk, layer: Layer): OverlayRecord {
+async function recordOf(
+  request: ConsolidateRequest,
+  { base, target }: LiveDisk,
+  layer: Layer,
+): Promise<OverlayRecord> {
   const { virsh, domain } = request;
   return {
     connect: virsh.options.connect,
@@ -68,7 +72,7 @@ function recordOf(request: ConsolidateRequest, { base, target }: LiveDisk, layer
     overlay: layer.path,
     base: { path: base.path, format: base.format, identity: base.identity },
     definition: base.definition,
-    qemu: qemuOf(request),
+    qemu: await qemuOf(request),
     file: layer.identity,
     answered: true,
     made: true,
@@ -78,7 +82,7 @@ function recordOf(request: ConsolidateRequest, { base, target }: LiveDisk, layer
 async function mergeLayer(request: ConsolidateRequest, disk: LiveDisk, layer: Layer): Promise<void> {
   const { journal, liveFile } = request;
   const merge = journal.intend(MERGE_KIND, { liveFile, target: disk.target, overlay: layer.path });
-  const data: JournalData = { ...recordOf(request, disk, layer) };
+  const data: JournalData = { ...(await recordOf(request, disk, layer)) };
   const overlay = journal.intend(OVERLAY_KIND, data);
   await undoOverlay(overlay, request);
   journal.undone(overlay);

@@ -66,7 +66,10 @@ async function removeLayer({ path: file, identity }: Layer, { domain }: Pull, vi
   const user = await domainReferringTo(virsh, file);
   if (user !== undefined)
     throw failed(`${user} still refers to ${file}`, { hint: `see virsh dumpxml ${user}; then run it again` });
-  const qemu = findQemu(domain);
+  const known = (await virsh.list()).some(({ uuid }) => uuid === domain.uuid);
+  const qemu = findQemu(
+    known ? await loadDescription(virsh, domain.uuid) : { ...domain, qemuUser: undefined },
+  );
   if (qemu !== undefined && holdsOpen(qemu, identity)) {
     throw failed(`${domain.name} still has ${file} open`, { hint: 'run it again later' });
   }
@@ -93,7 +96,7 @@ async function pullDisk(request: ConsolidateRequest, disk: LiveDisk): Promise<st
   const { virsh, domain, journal, liveFile } = request;
   const lower = disk.layers.slice(0, -1);
   if (lower.length === 0) return [];
-  qemuOf(request);
+  await qemuOf(request);
   const { name, uuid } = domain;
   const { connect } = virsh.options;
   const top = disk.layers.at(-1)!.path;

@@ -21,7 +21,7 @@ export interface DomainDescription {
   readonly disks: readonly Disk[];
   readonly nvram: string | undefined;
   /** Number of the user that its QEMU runs as; undefined if libvirt does not say, as it does not while it is off. */
-  readonly qemuUser?: number | undefined;
+  readonly qemuUser: number | undefined;
 }
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -132,11 +132,10 @@ export function parseDomainXml(xml: string, volumePath: VolumePaths = () => unde
   if (new Set(disks.map((disk) => disk.target)).size !== disks.length) {
     throw failed(`the XML of ${name} has two disks with the same target`);
   }
-  const qemuUser = qemuUserOf(root);
   return {
     name,
     uuid,
-    ...(qemuUser === undefined ? {} : { qemuUser }),
+    qemuUser: qemuUserOf(root),
     active: attribute(root, 'id') !== undefined,
     disks,
     nvram: absolute(

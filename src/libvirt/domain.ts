@@ -55,5 +55,5 @@ export interface Domain {
   /** Path of the NVRAM file of a UEFI guest. */
   readonly nvram: string | undefined;
   /** Number of the user that its QEMU runs as; undefined if libvirt does not say, as it does not while it is off. */
-  readonly qemuUser?: number | undefined;
+  readonly qemuUser: number | undefined;
 }

@@ -122,6 +122,7 @@ export class ThinSessions {
       persistent: true,
       disks,
       nvram: undefined,
+      qemuUser: undefined,
     };
   }
 

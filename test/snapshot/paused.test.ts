@@ -4,7 +4,6 @@ import { expect, it } from 'vitest';
 import { inspectImage } from '../../src/image/inspect.js';
 import { startRawView } from '../../src/image/raw-view.js';
 import { rawViewUndo } from '../../src/image/raw-view-undo.js';
-import { findQemu } from '../../src/libvirt/qemu-process.js';
 import { undoAll } from '../../src/session/undo.js';
 import { whilePaused } from '../../src/snapshot/pause.js';
 import { pausedProvider } from '../../src/snapshot/paused.js';
@@ -63,7 +62,7 @@ it('pauses, can be read in every way, resumes; and leaves a VM paused that was',
     expect(await state()).toBe('paused');
 
     await libvirt.virsh.resume(domain.uuid);
-    const subject = { virsh: libvirt.virsh, domain, qemu: findQemu(domain)!, journal: session.journal };
+    const subject = { virsh: libvirt.virsh, domain, qemu: libvirt.qemu(domain), journal: session.journal };
     const failing = whilePaused(subject, async () => {
       expect(await state()).toBe('paused');
       throw new Error('no space');

@@ -1,7 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { findQemu } from '../../src/libvirt/qemu-process.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { whileFrozen } from '../../src/snapshot/quiesce.js';
 import { eventually, makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
@@ -154,7 +153,7 @@ describe('a freeze around other snapshots', () => {
   const subject = () => ({
     virsh: libvirt.virsh,
     domain,
-    qemu: findQemu(domain)!,
+    qemu: libvirt.qemu(domain),
     journal: session.journal,
     reporter: session.reporter,
   });

@@ -38,7 +38,16 @@ function domainOf(image: string, format: string): Domain {
     backing: undefined,
   };
   const [uuid, state] = ['00000000-0000-4000-8000-000000000001', 'shut off'] as const;
-  return { name: 'off', uuid, state, active: false, persistent: true, disks: [disk], nvram: undefined };
+  return {
+    name: 'off',
+    uuid,
+    state,
+    active: false,
+    persistent: true,
+    disks: [disk],
+    nvram: undefined,
+    qemuUser: undefined,
+  };
 }
 
 async function refusal(image: string, format = 'raw'): Promise<string | undefined> {
