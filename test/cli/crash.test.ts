@@ -1,39 +1,15 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { findProcesses } from '../../src/host/process-list.js';
-import { TestChunkmount } from '../support/chunkmount.js';
-import { noise } from '../support/images.js';
-import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { useDemoImage } from './demo-image.js';
 import { eventually, expectError, traces } from './expectations.js';
 
 /** Whatever dies, and whenever: cleanup takes everything away, says when a backup is not whole, and can be run twice. */
 describe('after a crash', () => {
-  const chunkmount = new TestChunkmount();
-  const image = chunkmount.path('disk.raw');
-  const marker = chunkmount.path('marker');
-  const tree = chunkmount.tree('demo');
-  const chunk = path.join(tree, 'disk0/000000/00000000');
-  const given = [`--image=${image}`, '--name=demo'];
-
-  beforeAll(async () => {
-    await requireAll(root, fuseDevice, program('qemu-img', 'qemu-utils'));
-    fs.writeFileSync(image, noise(300_000, 7));
-  });
-
-  afterEach(async () => {
-    const left = traces(chunkmount);
-    // One test that fails shall not take the others with it.
-    if (left.length > 0) await chunkmount.run(['cleanup', '--all']);
-    fs.rmSync(marker, { force: true });
-    expect(left).toEqual([]);
-  });
-
-  afterAll(() => chunkmount.close());
-
-  const cleanup = () => chunkmount.run(['cleanup', '--name=demo']);
+  const { chunkmount, marker, tree, chunk, given, cleanup } = useDemoImage();
 
   /** The processes of the session: the daemon, and who holds the image. */
   function processes(name: string): number[] {

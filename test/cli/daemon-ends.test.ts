@@ -1,42 +1,19 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { findProcesses } from '../../src/host/process-list.js';
-import { TestChunkmount } from '../support/chunkmount.js';
-import { noise } from '../support/images.js';
-import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
-import { eventually, expectError, traces } from './expectations.js';
+import { useDemoImage } from './demo-image.js';
+import { eventually, expectError } from './expectations.js';
 
 const DIED = 'the daemon of demo died before its tree was unmounted: what was copied is not a whole backup';
 const preload = (file: string) => `--import=${pathToFileURL(path.join(import.meta.dirname, file)).href}`;
 
 /** What a daemon that ends in good order may and may not be taken for. */
 describe('the daemon', () => {
-  const chunkmount = new TestChunkmount();
-  const image = chunkmount.path('disk.raw');
-  const marker = chunkmount.path('marker');
-  const tree = chunkmount.tree('demo');
-  const chunk = path.join(tree, 'disk0/000000/00000000');
-  const given = [`--image=${image}`, '--name=demo'];
-
-  beforeAll(async () => {
-    await requireAll(root, fuseDevice, program('qemu-img', 'qemu-utils'));
-    fs.writeFileSync(image, noise(300_000, 7));
-  });
-
-  afterEach(async () => {
-    const left = traces(chunkmount);
-    if (left.length > 0) await chunkmount.run(['cleanup', '--all']);
-    fs.rmSync(marker, { force: true });
-    expect(left).toEqual([]);
-  });
-
-  afterAll(() => chunkmount.close());
-
-  const cleanup = () => chunkmount.run(['cleanup', '--name=demo']);
+  const { chunkmount, marker, tree, chunk, given, cleanup } = useDemoImage();
   const daemons = () => findProcesses((argv) => argv.at(-1) === `${chunkmount.stateDirectory}/sessions/demo`);
 
   async function end(signal: NodeJS.Signals): Promise<void> {
