@@ -42,7 +42,7 @@ describe('boot of disks in other layouts', () => {
     session.fresh({ looks: LOOKS });
     fs.rmSync(`${session.tree}/vda/000000/00000003`);
     await session.booted();
-    expect(expectError(await session.end('finish'), 1).message).toContain('vda/000000/00000003 is missing');
+    expect(expectError(await session.end('finish'), 4).message).toContain('vda/000000/00000003 is missing');
     await session.ended('discard');
     expect(
       contentAfter('vda', [])
