@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed } from '../errors.js';
+import { failed, orNone } from '../errors.js';
 import type { StateDirectory } from '../session/state-directory.js';
 import { identityOf, isSameImage } from '../snapshot/image-identity.js';
 import { liveChainsDirectory, readLiveChain } from './live-chain.js';
@@ -21,14 +21,5 @@ export function refuseUnderLayers(file: string, state: StateDirectory): void {
     throw failed(`${file} is only a part of a disk of ${name}: chunkmount chain put the VM onto layers`, {
       hint: `merge them first: chunkmount chain --consolidate-only --vm=${name}`,
     });
-  }
-}
-
-/** What cannot be read must not keep anybody from restoring: then nothing is known. */
-function orNone<T>(read: () => T[]): T[] {
-  try {
-    return read();
-  } catch {
-    return [];
   }
 }

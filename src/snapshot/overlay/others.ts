@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { orNone } from '../../errors.js';
 import { readPending } from '../../session/journal.js';
 import { StateDirectory } from '../../session/state-directory.js';
 import { OVERLAY_KIND } from '../watched-kinds.js';
@@ -7,15 +8,41 @@ import { type OverlayCase, stuck } from './case.js';
 import { type OverlayRecord, readOverlayRecord } from './record.js';
 import { isMadeOn } from './stack.js';
 
-/** A journal that is being removed, or that is damaged, must not keep anybody else's VM on its overlay. */
+/** The overlays that one journal has. */
+interface RecordedOverlays {
+  /** Of the session, or of the VM whose overlays are kept. */
+  readonly name: string;
+  /** What merges them: a command line without its VM. */
+  readonly verb: string;
+  readonly journal: string;
+  readonly overlays: readonly OverlayRecord[];
+}
+
 function overlaysIn(journal: string): OverlayRecord[] {
-  try {
-    return readPending(journal)
-      .filter(({ kind }) => kind === OVERLAY_KIND)
-      .map(readOverlayRecord);
-  } catch {
-    return [];
-  }
+  return readPending(journal)
+    .filter(({ kind }) => kind === OVERLAY_KIND)
+    .map(readOverlayRecord);
+}
+
+/**
+ * All overlays of ours, as far as the state directory can be read: a journal that is being removed, or that is damaged, must not keep
+ * anybody else's VM from its image.
+ */
+export function recordedOverlays(state: StateDirectory): RecordedOverlays[] {
+  const sessions = orNone(() => state.sessions()).map((name) => ({
+    name,
+    verb: 'cleanup',
+    journal: state.journal(name),
+  }));
+  const kept = orNone(() => state.kept()).map((name) => ({
+    name,
+    verb: 'cleanup --kept',
+    journal: state.keptJournal(name),
+  }));
+  return [...sessions, ...kept].map((one) => ({
+    ...one,
+    overlays: orNone(() => overlaysIn(one.journal)),
+  }));
 }
 
 /**
@@ -27,12 +54,9 @@ export function refuseUnderOthers(one: OverlayCase): void {
   const own = path.resolve(context.journal.file);
   const state = StateDirectory.ofJournal(own);
   if (state === undefined) return;
-  const journals = [
-    ...state.sessions().map((name) => ({ name, verb: 'cleanup', file: state.journal(name) })),
-    ...state.kept().map((name) => ({ name, verb: 'cleanup --kept', file: state.keptJournal(name) })),
-  ];
-  for (const { name, verb, file } of journals.filter((journal) => path.resolve(journal.file) !== own)) {
-    const above = overlaysIn(file).find((other) => isMadeOn(other, record) && fs.existsSync(other.overlay));
+  for (const { name, verb, journal, overlays } of recordedOverlays(state)) {
+    if (path.resolve(journal) === own) continue;
+    const above = overlays.find((other) => isMadeOn(other, record) && fs.existsSync(other.overlay));
     if (above === undefined) continue;
     throw stuck(
       one,
