@@ -7,11 +7,11 @@ import { hasPattern, type TestDisk } from '../support/libvirt.js';
 import {
   disks,
   domain,
+  ELSEWHERE,
   expectKept,
   expectMerged,
   freezeAndWrite,
   libvirt,
-  MIB,
   releaseHolds,
   session,
   start,
@@ -21,8 +21,6 @@ import {
 } from './overlay-vm.js';
 
 useOverlayVm();
-
-const ELSEWHERE = { offset: 3 * MIB, length: 65536, pattern: 0x44 };
 
 /** What a cleanup records: of the hold one, and then of vdb these. */
 const MERGED_OFFLINE = 3;

@@ -7,6 +7,7 @@ import {
   directory,
   disks,
   domain,
+  ELSEWHERE,
   expectKept,
   libvirt,
   MIB,
@@ -21,8 +22,6 @@ import {
 } from './overlay-vm.js';
 
 useOverlayVm();
-
-const ELSEWHERE = { offset: 3 * MIB, length: 65536, pattern: 0x44 };
 
 /** The QEMU process that was put onto an overlay runs without it: what the overlay holds is deleted only if the base shows it. */
 describe.each(['raw', 'qcow2'])('a disk of the format %s', (format) => {

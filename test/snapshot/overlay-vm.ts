@@ -10,6 +10,8 @@ export const MIB = 1024 * 1024;
 export const BEFORE = { offset: 0, length: 4 * MIB, pattern: 0x11 };
 export const WRITTEN = { offset: MIB, length: 65536, pattern: 0x22 };
 export const WRITTEN_LATER = { offset: 2 * MIB, length: 65536, pattern: 0x33 };
+/** Where nothing else is written, as on an image that is used without its overlay. */
+export const ELSEWHERE = { offset: 3 * MIB, length: 65536, pattern: 0x44 };
 
 export let libvirt: TestLibvirt;
 export let count = 0;
