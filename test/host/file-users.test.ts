@@ -35,8 +35,9 @@ async function whileRunning(line: string, work: (name: string) => void): Promise
   children.push(child);
   await new Promise((resolve, reject) => child.stdout.once('data', resolve).once('end', reject));
   work(`python3 (${child.pid})`);
+  const exit = new Promise((resolve) => child.once('exit', resolve));
   child.kill('SIGKILL');
-  await new Promise((resolve) => child.once('exit', resolve));
+  await exit;
 }
 
 describe('those who can write to a file', () => {

@@ -113,11 +113,11 @@ describe('extent map', () => {
       parentPort.postMessage(new Float64Array(workerData.buffer, 16, 1)[0]);
       new Float64Array(workerData.buffer, 16, 1)[0] = 78;`;
     const worker = new Worker(code, { eval: true, workerData: map.shared });
-    const seen = await new Promise((resolve, reject) =>
-      worker.once('message', resolve).once('error', reject),
-    );
-    await new Promise((resolve) => worker.once('exit', resolve));
-    expect(seen).toBe(77);
+    // Both are asked for beforehand: the thread's end may follow its message before a promise's continuation has run.
+    const message = new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
+    const exit = new Promise((resolve) => worker.once('exit', resolve));
+    expect(await message).toBe(77);
+    await exit;
     expect(new ExtentMap(map.shared).offsetOf(0)).toBe(78);
   });
 });

@@ -182,8 +182,9 @@ describe.each(REFLINK_KINDS)('a big file on %s that is being written', (kind) =>
         for (let n = Math.max(1, last - SLOTS + 1); n <= last; n++) expect(numbers[n % SLOTS]).toBe(n);
         seen.push(last);
       }
+      const exit = new Promise((resolve) => worker.once('exit', resolve));
       Atomics.store(flag, 0, 1);
-      await new Promise((resolve) => worker.once('exit', resolve));
+      await exit;
       expect(new Set(seen).size).toBe(12);
       expect(seen.at(-1)).toBeGreaterThan(SLOTS);
     } finally {
