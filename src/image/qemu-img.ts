@@ -1,6 +1,7 @@
 import * as v from 'valibot';
 import { type ChunkmountError, failed, messageOf } from '../errors.js';
-import { CommandError, run, runLines } from '../host/exec.js';
+import { CommandError } from '../host/command-error.js';
+import { run, runLines } from '../host/exec.js';
 import { type BlockNode, chainNode, imageNode } from './block-node.js';
 import type { ImageChain, ImageFile } from './image-layer.js';
 import type { ImageReference } from './image-reference.js';

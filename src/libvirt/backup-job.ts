@@ -1,5 +1,5 @@
 import { messageOf } from '../errors.js';
-import { CommandError } from '../host/exec.js';
+import { CommandError } from '../host/command-error.js';
 import { INPUT_FILE, SECOND_INPUT_FILE, type Virsh } from './virsh.js';
 import { attribute, child, children, escapeXml, parseXml, rootOf } from './xml.js';
 

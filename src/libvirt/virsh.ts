@@ -3,8 +3,9 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf, usage } from '../errors.js';
+import { CommandError } from '../host/command-error.js';
 import { writeFully } from '../host/durable.js';
-import { CommandError, run } from '../host/exec.js';
+import { run } from '../host/exec.js';
 import type { DomainState } from './domain.js';
 
 /** What asks libvirt a question answers in milliseconds; a libvirtd that needs longer than this hangs. */

@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { CommandError, run } from '../host/exec.js';
+import { CommandError } from '../host/command-error.js';
+import { run } from '../host/exec.js';
 import { shellWord } from '../host/shell-word.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import { beginBlockPull } from '../libvirt/domain-lifecycle.js';

@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
-import { requireProgram } from '../host/exec.js';
+import { requireProgram } from '../host/command-error.js';
 import { BRIEF_SECONDS } from '../session/lock.js';
 import {
   deviceNumber,

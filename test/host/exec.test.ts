@@ -2,14 +2,8 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import {
-  CommandError,
-  run,
-  runForeground,
-  runLines,
-  spawnDaemon,
-  spawnDetached,
-} from '../../src/host/exec.js';
+import { CommandError } from '../../src/host/command-error.js';
+import { run, runForeground, runLines, spawnDaemon, spawnDetached } from '../../src/host/exec.js';
 import { identify, isAlive, signalProcess, waitForEnd } from '../../src/host/process-identity.js';
 import { findProcesses } from '../../src/host/process-list.js';
 

@@ -1,4 +1,4 @@
-import { requireProgram } from '../../host/exec.js';
+import { requireProgram } from '../../host/command-error.js';
 
 /** A program that compresses its standard input to its standard output. */
 export interface Compressor {

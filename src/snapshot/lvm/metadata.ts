@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed } from '../../errors.js';
-import { CommandError, run } from '../../host/exec.js';
+import { CommandError } from '../../host/command-error.js';
+import { run } from '../../host/exec.js';
 import { usersOf } from '../../host/path-users.js';
 import type { Journal, JournalEntry } from '../../session/journal.js';
 import type { UndoHandler } from '../../session/undo.js';

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { CommandError, run } from '../../host/exec.js';
+import { CommandError } from '../../host/command-error.js';
+import { run } from '../../host/exec.js';
 
 /** f_type of statfs(2): the file systems whose clones are tried here. */
 const XFS = 0x58465342;
