@@ -1,5 +1,6 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import type { Options } from 'execa';
 import { failed, messageOf, systemCode } from '../errors.js';
 import { check } from './command-error.js';
@@ -169,6 +170,27 @@ export function exitCodeWithin(
     child.once('exit', end);
     child.once('error', () => end());
   });
+}
+
+/**
+ * Starts a program to talk to: we write to its stdin and read what it says. Neither it nor its pipes keep us from ending, and then its
+ * stdin is closed, at which it should end. A program that cannot be started ends like one that failed: with an `error`, `close`.
+ */
+export function spawnToTalkTo(
+  program: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): ChildProcessWithoutNullStreams {
+  const child = spawn(program, args, {
+    cwd: '/',
+    detached: true,
+    env: { ...process.env, ...env, LC_ALL: 'C' },
+    stdio: 'pipe',
+  });
+  child.unref();
+  // Node gives pipes as sockets, which its types do not say.
+  for (const pipe of [child.stdin, child.stdout, child.stderr]) (pipe as unknown as Socket | null)?.unref();
+  return child;
 }
 
 export interface DetachedOptions {

@@ -91,7 +91,7 @@ export async function runningBackup(virsh: Virsh, uuid: string): Promise<Running
   if ((await virsh.list('active')).every((domain) => domain.uuid !== uuid)) return undefined;
   try {
     if ((await virsh.domainJob(uuid))?.isBackup !== true) return undefined;
-    return parseBackup(await virsh.call('backup-dumpxml', ['--domain', uuid]));
+    return parseBackup(await virsh.ask('backup-dumpxml', ['--domain', uuid]));
   } catch (error) {
     if (!(error instanceof CommandError) || error.exitCode === undefined) throw error;
     // It ended, or the domain did, between the questions.

@@ -5,7 +5,7 @@ const DELETE_TIMEOUT_MS = 90_000;
 
 /** Names of a domain's checkpoints. */
 export async function listCheckpoints(virsh: Virsh, uuid: string): Promise<string[]> {
-  const text = await virsh.call('checkpoint-list', ['--domain', uuid, '--name']);
+  const text = await virsh.ask('checkpoint-list', ['--domain', uuid, '--name']);
   return text.split('\n').flatMap((line) => (line.trim() === '' ? [] : [line.trim()]));
 }
 
@@ -15,7 +15,7 @@ export async function bytesSinceCheckpoint(
   uuid: string,
   { name, target }: { readonly name: string; readonly target: string },
 ): Promise<number | undefined> {
-  const text = await virsh.call('checkpoint-dumpxml', [
+  const text = await virsh.ask('checkpoint-dumpxml', [
     ...['--domain', uuid, '--checkpointname', name],
     ...['--no-domain', '--size'],
   ]);

@@ -14,7 +14,7 @@ const LABEL = /^\+([0-9]{1,10}):\+([0-9]{1,10})$/;
 
 /** Asks libvirt. Throws CommandError when it does not answer. */
 export async function confinementOf(virsh: Virsh): Promise<Confinement> {
-  const root = rootOf(parseXml(await virsh.call('capabilities', []), 'capabilities'));
+  const root = rootOf(parseXml(await virsh.ask('capabilities', []), 'capabilities'));
   const models = children(root, 'host').flatMap((host) => children(host, 'secmodel'));
   const labels = models.flatMap((model) => children(model, 'baselabel').map((one) => textOf(one) ?? ''));
   const [, uid, gid] = labels.map((label) => LABEL.exec(label)).find((match) => match !== null) ?? [];

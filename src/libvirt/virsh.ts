@@ -7,6 +7,7 @@ import { CommandError } from '../host/command-error.js';
 import { writeFully } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import type { DomainState } from './domain.js';
+import { askShell } from './virsh-shell.js';
 
 /** What asks libvirt a question answers in milliseconds; a libvirtd that needs longer than this hangs. */
 const QUERY_TIMEOUT_MS = 30_000;
@@ -158,11 +159,16 @@ export class Virsh {
     return (await run('virsh', all, { timeoutMs, signal, descriptors, called: `virsh ${command}` })).stdout;
   }
 
+  /** As `call`, for a command by which nothing changes: mostly in a millisecond, of a virsh that is kept for all questions. */
+  async ask(command: string, args: readonly string[]): Promise<string> {
+    return (await askShell([command, ...args], this.options)) ?? (await this.call(command, args));
+  }
+
   /** The domains of a kind. Throws with a hint when libvirt cannot be reached. */
   async list(kind: DomainKind = 'all'): Promise<DomainName[]> {
     let text: string;
     try {
-      text = await this.call('list', [...LIST_OPTIONS[kind], '--uuid', '--name']);
+      text = await this.ask('list', [...LIST_OPTIONS[kind], '--uuid', '--name']);
     } catch (error) {
       // Listing needs nothing but the connection, so that is what failed.
       if (!isAnswer(error)) throw error;
@@ -195,7 +201,7 @@ export class Virsh {
   }
 
   async state(uuid: string): Promise<StateAndReason> {
-    const fields = parseFields(await this.call('domstats', ['--state', '--nowait', '--domain', uuid]), '=');
+    const fields = parseFields(await this.ask('domstats', ['--state', '--nowait', '--domain', uuid]), '=');
     return {
       state: STATES[numberIn(fields, 'state.state')] ?? 'other',
       reason: numberIn(fields, 'state.reason'),
@@ -204,12 +210,12 @@ export class Virsh {
 
   /** The XML as it runs now, or with `inactive` as it will be at the next start. */
   dumpXml(uuid: string, options: { inactive?: boolean } = {}): Promise<string> {
-    return this.call('dumpxml', ['--domain', uuid, ...(options.inactive === true ? ['--inactive'] : [])]);
+    return this.ask('dumpxml', ['--domain', uuid, ...(options.inactive === true ? ['--inactive'] : [])]);
   }
 
   /** The whole definition, its secrets too, as `define` wants it back. */
   definition(uuid: string): Promise<string> {
-    return this.call('dumpxml', ['--domain', uuid, '--inactive', '--security-info']);
+    return this.ask('dumpxml', ['--domain', uuid, '--inactive', '--security-info']);
   }
 
   async define(xml: string): Promise<void> {
@@ -240,7 +246,7 @@ export class Virsh {
   /** The job on a disk, undefined if there is none. */
   async blockJob(uuid: string, target: string): Promise<BlockJob | undefined> {
     const fields = parseFields(
-      await this.call('blockjob', ['--domain', uuid, '--path', target, '--info', '--raw']),
+      await this.ask('blockjob', ['--domain', uuid, '--path', target, '--info', '--raw']),
       '=',
     );
     const type = fields.get('type');
@@ -270,14 +276,14 @@ export class Virsh {
 
   /** The job that works on a running domain as a whole, undefined if there is none. */
   async domainJob(uuid: string): Promise<DomainJob | undefined> {
-    const fields = parseFields(await this.call('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
+    const fields = parseFields(await this.ask('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
     if (numberIn(fields, 'Job type') === 0) return undefined;
     return { isBackup: Number(fields.get('operation')) === BACKUP_OPERATION };
   }
 
   /** Size of a running domain's disk, as the guest sees it, in bytes. */
   async diskSize(uuid: string, target: string): Promise<number> {
-    const text = await this.call('domblkinfo', ['--domain', uuid, '--device', target]);
+    const text = await this.ask('domblkinfo', ['--domain', uuid, '--device', target]);
     return numberIn(parseFields(text, ':'), 'Capacity');
   }
 
@@ -326,7 +332,7 @@ export class Virsh {
   /** Where a volume of a storage pool lies; undefined if there is none, or its pool is not active. */
   async volumePath(pool: string, volume: string): Promise<string | undefined> {
     try {
-      return (await this.call('vol-path', ['--pool', pool, '--vol', volume])).trimEnd();
+      return (await this.ask('vol-path', ['--pool', pool, '--vol', volume])).trimEnd();
     } catch (error) {
       if (error instanceof CommandError && error.exitCode !== undefined) return undefined;
       throw error;

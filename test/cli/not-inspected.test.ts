@@ -22,9 +22,9 @@ describe('when libvirt does not answer for a moment at cleanup', () => {
     libvirt = await TestLibvirt.start();
     await makeImage(image, 'qcow2', 4 * MIB, 0x21);
     domain = await libvirt.define('mail01', [{ target: 'vda', path: image, format: 'qcow2' }]);
-    // A virsh whose first call fails.
+    // A virsh that is not to be talked to, and whose first call with a command fails.
     fs.mkdirSync(bin);
-    const fail = `[ -e '${failed}' ] || { : >'${failed}'; echo 'error: failed to connect to the hypervisor' >&2; exit 1; }`;
+    const fail = `[ $# -gt 3 ] || exit 1; [ -e '${failed}' ] || { : >'${failed}'; echo 'error: failed to connect to the hypervisor' >&2; exit 1; }`;
     const script = `#!/bin/sh\n${fail}\nPATH=\${PATH#*:} exec virsh "$@"\n`;
     fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
   });
