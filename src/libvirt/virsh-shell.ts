@@ -1,4 +1,3 @@
-import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { spawnToTalkTo } from '../host/exec.js';
 
@@ -30,7 +29,7 @@ function between(text: string, mark: string): string | undefined {
  * load its libraries. It prints prompts and what it was asked, too, so answers stand between marks that no guest can know.
  */
 class VirshShell {
-  readonly #child: ChildProcessWithoutNullStreams;
+  readonly #child: ReturnType<typeof spawnToTalkTo>;
   readonly #nonce = randomBytes(8).toString('hex');
   #questions = 0;
   #stdout = '';
