@@ -3,6 +3,8 @@ import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
 import { latestPossibleMtime, type SessionTimes } from '../content-index/stable-times.js';
 import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-record.js';
 import { failed, messageOf } from '../errors.js';
+import type { WaitingDaemon } from '../fuse/start-daemon.js';
+import type { TransportKind } from '../fuse/transport.js';
 import { makeDirectory } from '../host/durable.js';
 import { chooseTransport } from './choose-transport.js';
 import { type DaemonConfig, indexFile } from './daemon-config.js';
@@ -13,7 +15,7 @@ import { manifestTime } from './manifest-time.js';
 import { checkMountpoint, makeMountpoint, mountpointFor, treeSource } from './mountpoint.js';
 import { inNewSession, type NewSession, type SessionRequest } from './new-session.js';
 import { prepareDisks } from './prepare-disks.js';
-import { serve } from './serve.js';
+import { prepareToServe, serve } from './serve.js';
 import { writeSessionRecord } from './session-record.js';
 import type { FrozenSource } from './source.js';
 import { writeTreeFiles } from './tree-files.js';
@@ -38,12 +40,26 @@ export function beginSession(request: SessionRequest): Promise<BegunSession> {
 }
 
 async function build(request: SessionRequest, session: NewSession): Promise<BegunSession> {
-  const { source, settings, reporter, signal } = request;
-  const { id, journal, directory } = session;
+  const { source, settings, reporter } = request;
+  const { directory } = session;
   const mountpoint = mountpointFor(settings.backupDirectory, source.name);
   const transport = chooseTransport(settings.transport, reporter);
   checkMountpoint(mountpoint);
   for (const warning of keptWarnings({ name: source.name, state: settings.state })) reporter.warn(warning);
+  const daemon = await prepareToServe(directory, { transport, politeness: settings.politeness });
+  try {
+    return await mountTree(request, session, { mountpoint, transport, daemon });
+  } finally {
+    daemon.drop();
+  }
+}
+
+/** `daemon`: waits to be told what to serve. */
+async function mountTree(
+  { source, settings, reporter, signal }: SessionRequest,
+  { id, journal, directory }: NewSession,
+  { mountpoint, transport, daemon }: { mountpoint: string; transport: TransportKind; daemon: WaitingDaemon },
+): Promise<BegunSession> {
   const frozen = await freezeSource({
     source,
     settings,
@@ -68,7 +84,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
   });
   signal?.throwIfAborted();
   const sizes = disks.map(({ size }) => size);
-  const tree = await describeTree(request, frozen, sizes, directory);
+  const tree = await describeTree({ source, settings, reporter }, frozen, sizes, directory);
   makeMountpoint(mountpoint, journal);
   const config: DaemonConfig = {
     name: source.name,
@@ -87,7 +103,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
     ...tree,
     disks,
   };
-  await serve({ config, politeness: settings.politeness, journal, reporter, signal });
+  await serve({ config, daemon, journal, reporter, signal });
   signal?.throwIfAborted();
   const summary = frozen.disks.map(({ target, snapshot }, position) => ({
     target,
@@ -117,7 +133,7 @@ async function build(request: SessionRequest, session: NewSession): Promise<Begu
 
 /** Writes the tree's own files and decides all times of this session. */
 async function describeTree(
-  { source, settings, reporter }: SessionRequest,
+  { source, settings, reporter }: Pick<SessionRequest, 'source' | 'settings' | 'reporter'>,
   frozen: FrozenSource,
   sizes: readonly number[],
   directory: string,

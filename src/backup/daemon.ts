@@ -3,15 +3,18 @@ import * as path from 'node:path';
 import { createHasher } from '../chunks/chunk-hash.js';
 import { LOST, STOP } from '../content-index/rows.js';
 import { messageOf } from '../errors.js';
+import type { ChunkTree } from '../fuse/chunk-tree.js';
 import { type DaemonEnd, type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
-import { serveKernel } from '../fuse/kernel/server.js';
-import { type Server, sumCounters } from '../fuse/transport.js';
+import { KernelThreads } from '../fuse/kernel/server.js';
+import { type Server, sumCounters, type TransportKind } from '../fuse/transport.js';
 import { scriptUrl } from '../host/program-files.js';
 import { CONFIG_NAME, type DaemonConfig } from './daemon-config.js';
 import { Scanners } from './scanners.js';
 import { ServedTree } from './served-tree.js';
 import { SnapshotWatch } from './snapshot-watch.js';
 import { type DaemonStatus, writeStatus } from './status.js';
+
+const FACTORY = scriptUrl('fuse/chunk-filesystem.js').href;
 
 const STATUS_INTERVAL_MS = 1_000;
 /** A session that dies loses at most this much of what it found out. */
@@ -22,7 +25,9 @@ class Daemon implements DaemonWork {
   #served: ServedTree | undefined;
   #server: Server | undefined;
   #config: DaemonConfig | undefined;
-  #scanners: Scanners | undefined;
+  readonly #hasher = createHasher();
+  readonly #scanners = new Scanners();
+  #threads: KernelThreads | undefined;
   readonly #timers: NodeJS.Timeout[] = [];
   #savedResolved = 0;
   #scanSeconds: number | undefined;
@@ -31,13 +36,18 @@ class Daemon implements DaemonWork {
 
   constructor(private readonly sessionDirectory: string) {}
 
+  prepare(transport: TransportKind): void {
+    if (transport === 'kernel') this.#threads = new KernelThreads(FUSE_DESCRIPTOR, FACTORY);
+  }
+
   async start(): Promise<Server> {
     const text = fs.readFileSync(path.join(this.sessionDirectory, CONFIG_NAME), 'utf8');
     const config = JSON.parse(text) as DaemonConfig;
     this.#config = config;
-    this.#served = new ServedTree(config, await createHasher());
-    this.#server = await startServer(config, this.#served);
-    this.#scanners = new Scanners(this.#served.tree, config.bandwidth);
+    this.#served = new ServedTree(config, await this.#hasher);
+    const { tree } = this.#served;
+    this.#server = this.#threads?.serve(tree, config.directIo) ?? (await serveNatively(config, tree));
+    this.#scanners.open(tree, config.bandwidth);
     return this.#server;
   }
 
@@ -45,8 +55,8 @@ class Daemon implements DaemonWork {
     const served = this.#served!;
     this.#writeStatus(served, 'serving');
     const started = performance.now();
-    this.#scanners?.begin();
-    void this.#scanners?.ended.then(() => {
+    this.#scanners.begin();
+    void this.#scanners.ended.then(() => {
       const { chunks, resolved, unreadable } = served.scanState();
       // One that was stopped has no end.
       if (resolved + unreadable === chunks) this.#scanSeconds = (performance.now() - started) / 1000;
@@ -71,7 +81,7 @@ class Daemon implements DaemonWork {
     if (unmounted) this.#removeMountpoint();
     for (const { rows } of served.tree.disks) Atomics.store(rows.control, STOP, 1);
     // In a hurry its last chunks may still be on their way; what is saved is right at any moment.
-    if (!hurried) await this.#scanners?.ended;
+    if (!hurried) await this.#scanners.ended;
     try {
       if (hurried) served.save();
       else await served.settle();
@@ -132,13 +142,12 @@ class Daemon implements DaemonWork {
   }
 }
 
-async function startServer(config: DaemonConfig, { tree }: ServedTree): Promise<Server> {
-  const filesystem = { factory: scriptUrl('fuse/chunk-filesystem.js').href, data: tree };
-  if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, config.directIo);
+async function serveNatively(config: DaemonConfig, tree: ChunkTree): Promise<Server> {
   const { serveNative } = await import('../fuse/native/server.js');
   const { ShortInodes } = await import('../fuse/native/short-inodes.js');
   const { mountpoint, source, directIo, allowOther } = config;
   const inodes = new ShortInodes(tree.disks);
+  const filesystem = { factory: FACTORY, data: tree };
   return serveNative({ filesystem, mountpoint, source, directIo, allowOther, inodes });
 }
 

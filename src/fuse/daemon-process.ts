@@ -1,8 +1,13 @@
 import { ChunkmountError, type ErrorKind, messageOf } from '../errors.js';
-import type { Server } from './transport.js';
+import type { Server, TransportKind } from './transport.js';
 
 /** The open /dev/fuse that whoever starts a daemon with the kernel transport hands over. */
 export const FUSE_DESCRIPTOR = 3;
+
+/** What a daemon is told by whoever started it: one of each, in this order. */
+export type DaemonOrder =
+  | { readonly kind: 'prepare'; readonly transport: TransportKind }
+  | { readonly kind: 'begin' };
 
 /** What a daemon tells whoever started it, once. */
 export type DaemonMessage =
@@ -24,12 +29,28 @@ export interface DaemonEnd {
 
 /** The work of a daemon. */
 export interface DaemonWork {
+  /** Gets ready for what it does not know yet, and touches nothing. */
+  prepare(transport: TransportKind): void;
   /** Begins to serve. */
   start(): Promise<Server>;
   /** Called when the mount answers; sentences for the user. */
   ready(): readonly string[];
   /** The last thing the daemon does while it still can. Called again, while it still works, when a signal comes. */
   finish(end: DaemonEnd): Promise<void> | void;
+}
+
+/** Resolves when we are told to begin. */
+function told(work: DaemonWork): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.on('message', (order: DaemonOrder) => {
+      if (order.kind === 'begin') return resolve();
+      try {
+        work.prepare(order.transport);
+      } catch (error) {
+        reject(error);
+      }
+    });
+  });
 }
 
 /** Tells whoever started us, if it still is there, and lets go of it. */
@@ -71,6 +92,7 @@ export async function runDaemon(work: DaemonWork): Promise<void> {
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => void end());
   try {
+    await told(work);
     const server = await work.start();
     await server.connected;
     report({ kind: 'ready', warnings: work.ready() });

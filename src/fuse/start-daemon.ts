@@ -1,24 +1,27 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ChunkmountError, failed, messageOf } from '../errors.js';
-import { spawnDaemon } from '../host/exec.js';
+import { type StartedDaemon, spawnDaemon } from '../host/exec.js';
 import { mountAt, mountpointsOf } from '../host/mountinfo.js';
 import type { Politeness } from '../host/politeness.js';
 import { identify, type ProcessIdentity } from '../host/process-identity.js';
-import type { DaemonMessage } from './daemon-process.js';
+import type { DaemonMessage, DaemonOrder } from './daemon-process.js';
 import { mountDevice, openDevice, raiseReadAhead } from './kernel/mount.js';
 import type { TransportKind } from './transport.js';
 
 /** Normally it takes 0.4 s. One that has to open large indexes on a busy disk, or on a host without a free processor, may take a while. */
 const READY_TIMEOUT_MS = 180_000;
 
-export interface StartDaemonRequest {
+export interface DaemonRequest {
   /** A program of ours that calls `runDaemon`, and its arguments. */
   readonly script: string;
   readonly args: readonly string[];
   readonly logFile: string;
   readonly politeness?: Politeness | undefined;
   readonly transport: TransportKind;
+}
+
+export interface MountRequest {
   readonly mountpoint: string;
   /** See ServeOptions. */
   readonly source: string;
@@ -26,39 +29,83 @@ export interface StartDaemonRequest {
   /** Bytes that readers will mostly want at once. */
   readonly readAhead: number;
   readonly signal?: AbortSignal | undefined;
-  /** Called as soon as the process is there. */
-  onStarted?(daemon: ProcessIdentity | undefined): void;
+  /** Called before it does anything to the host. */
+  onBegin?(daemon: ProcessIdentity | undefined): void;
 }
 
 /**
- * Starts a daemon and mounts what it serves. Returns its warnings once the mount answers. When it throws, process and mount may
- * be there or not: the caller looks and undoes.
+ * A daemon's process. From its start it gets ready, which takes as long as the work of whoever starts it beside that; it does nothing to
+ * the host before `mount`, and ends with us or with `drop`.
  */
-export async function startDaemon(request: StartDaemonRequest): Promise<readonly string[]> {
-  const { mountpoint, source, allowOther, signal } = request;
-  const device = request.transport === 'kernel' ? openDevice() : undefined;
-  let message: DaemonMessage;
-  try {
-    const daemon = await spawnDaemon(request.script, request.args, {
-      logFile: request.logFile,
-      timeoutMs: READY_TIMEOUT_MS,
-      politeness: request.politeness,
-      ...(device === undefined ? {} : { descriptors: [device] }),
-    });
-    request.onStarted?.(identify(daemon.pid));
-    if (device !== undefined) await mountDevice(device, { mountpoint, source, allowOther, signal });
-    message = (await daemon.message) as DaemonMessage;
-  } finally {
-    // The connection must end with the daemon, so nobody else may hold it.
-    if (device !== undefined) fs.closeSync(device);
+export class WaitingDaemon {
+  #device: number | undefined;
+
+  private constructor(
+    private readonly daemon: StartedDaemon,
+    device: number | undefined,
+  ) {
+    this.#device = device;
   }
-  if (message.kind === 'failed') {
-    const { error, message: sentence, hint } = message;
-    throw new ChunkmountError(error, sentence, { hint });
+
+  static async start({
+    script,
+    args,
+    logFile,
+    politeness,
+    transport,
+  }: DaemonRequest): Promise<WaitingDaemon> {
+    const device = transport === 'kernel' ? openDevice() : undefined;
+    try {
+      const descriptors = device === undefined ? [] : [device];
+      const daemon = await spawnDaemon(script, args, { logFile, politeness, descriptors });
+      tell(daemon, { kind: 'prepare', transport });
+      return new WaitingDaemon(daemon, device);
+    } catch (error) {
+      if (device !== undefined) fs.closeSync(device);
+      throw error;
+    }
   }
-  raiseReadAhead(mountpoint, request.readAhead);
-  await checkAnswers(mountpoint, source);
-  return message.warnings;
+
+  /**
+   * Has it begin, and mounts what it serves. Returns its warnings once the mount answers. When this throws, process and mount may be
+   * there or not: the caller looks and undoes.
+   */
+  async mount(request: MountRequest): Promise<readonly string[]> {
+    const { mountpoint, source, allowOther, signal } = request;
+    let message: DaemonMessage;
+    try {
+      request.onBegin?.(identify(this.daemon.pid));
+      tell(this.daemon, { kind: 'begin' });
+      if (this.#device !== undefined)
+        await mountDevice(this.#device, { mountpoint, source, allowOther, signal });
+      message = (await this.daemon.answer(READY_TIMEOUT_MS)) as DaemonMessage;
+    } finally {
+      this.#closeDevice();
+    }
+    if (message.kind === 'failed') {
+      const { error, message: sentence, hint } = message;
+      throw new ChunkmountError(error, sentence, { hint });
+    }
+    raiseReadAhead(mountpoint, request.readAhead);
+    await checkAnswers(mountpoint, source);
+    return message.warnings;
+  }
+
+  /** Ends it, unless it serves. */
+  drop(): void {
+    this.#closeDevice();
+    this.daemon.letGo();
+  }
+
+  /** The connection must end with the daemon, so nobody else may hold it. */
+  #closeDevice(): void {
+    if (this.#device !== undefined) fs.closeSync(this.#device);
+    this.#device = undefined;
+  }
+}
+
+function tell(daemon: StartedDaemon, message: DaemonOrder): void {
+  daemon.tell(message);
 }
 
 /** statfs is never answered from a cache. */

@@ -16,10 +16,9 @@ export interface FilesystemSource {
 
 export type FilesystemFactory = (data: unknown) => Promise<ReadOnlyFilesystem>;
 
-/** Makes this thread's instance. */
-export async function loadFilesystem({ factory, data }: FilesystemSource): Promise<ReadOnlyFilesystem> {
-  const { createFilesystem } = (await import(factory)) as { createFilesystem: FilesystemFactory };
-  return createFilesystem(data);
+/** Loads the module of a FilesystemSource. */
+export async function loadFactory(factory: string): Promise<FilesystemFactory> {
+  return ((await import(factory)) as { createFilesystem: FilesystemFactory }).createFilesystem;
 }
 
 export interface ServeOptions {

@@ -264,40 +264,57 @@ export async function spawnDetached(
  */
 const SMALL_PROCESS = ['--v8-pool-size=1'];
 
+/** A Node program of ours that was started, and a channel to it. While the channel is open it keeps us from ending. */
 export interface StartedDaemon {
   readonly pid: number;
+  /** Tells it something. What one that has ended does not get is not an error: `answer` says so. */
+  tell(message: object): void;
   /** The first message it sends us; rejects when it ends before, or takes longer than the time limit. */
-  readonly message: Promise<unknown>;
+  answer(timeoutMs: number): Promise<unknown>;
+  /** Closes the channel, which it notices. */
+  letGo(): void;
 }
 
 /**
- * Like `spawnDetached`, for another Node program of ours: it can tell us, over a channel that it should close then, that it is
- * ready. When we end before, its channel closes.
+ * Like `spawnDetached`, for another Node program of ours: it can be told what to do, and tell us, over a channel that it should close
+ * then, that it is ready. When we end before, its channel closes.
  */
 export async function spawnDaemon(
   script: string,
   args: readonly string[],
-  given: DetachedOptions & { readonly timeoutMs: number },
+  given: DetachedOptions,
 ): Promise<StartedDaemon> {
   const all = [...SMALL_PROCESS, script, ...args];
   const child = spawnInBackground(process.execPath, all, given, ['ipc']);
-  const message = new Promise<unknown>((resolve, reject) => {
-    const timer = setTimeout(
-      () => reject(failed(`the daemon ${script} did not get ready in time`)),
-      given.timeoutMs,
-    );
+  const first = new Promise<unknown>((resolve, reject) => {
     child.once('message', resolve);
     child.once('exit', (code, signal) =>
       reject(failed(`the daemon ended at once (${signal ?? `exit code ${code}`})`)),
     );
-    const done = () => clearTimeout(timer);
-    child.once('message', done);
-    child.once('exit', done);
   });
-  message.catch(() => {}); // Whoever awaits it gets the error; nobody may be awaiting yet.
+  first.catch(() => {}); // Whoever asks for it gets the error; nobody may be asking yet.
   const pid = await started(process.execPath, all, child);
   child.unref();
-  return { pid, message };
+  return {
+    pid,
+    tell: (message) => child.send(message, () => {}),
+    answer: (timeoutMs) => withTimeout(first, timeoutMs, `the daemon ${script} did not get ready in time`),
+    letGo: () => {
+      if (child.connected) child.disconnect();
+    },
+  };
+}
+
+async function withTimeout<T>(promise: Promise<T>, timeoutMs: number, sentence: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(failed(sentence)), timeoutMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 export interface ForegroundResult {

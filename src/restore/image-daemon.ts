@@ -1,7 +1,7 @@
 import { ChunkmountError } from '../errors.js';
 import { type DaemonWork, FUSE_DESCRIPTOR, runDaemon } from '../fuse/daemon-process.js';
-import { serveKernel } from '../fuse/kernel/server.js';
-import type { Server } from '../fuse/transport.js';
+import { KernelThreads } from '../fuse/kernel/server.js';
+import type { Server, TransportKind } from '../fuse/transport.js';
 import { scriptUrl } from '../host/program-files.js';
 import type { ChunkSource } from './chunk-source.js';
 import { dataBytes } from './data-bytes.js';
@@ -9,6 +9,8 @@ import type { ImageDirectory, ImageFile } from './image-filesystem.js';
 import type { ImageMountConfig } from './image-mount-config.js';
 import { openSource } from './open-source.js';
 import { Tree } from './tree.js';
+
+const FACTORY = scriptUrl('restore/image-filesystem.js').href;
 
 async function openImageSource(tree: Tree, target: string, verify: boolean): Promise<ChunkSource> {
   try {
@@ -36,7 +38,13 @@ async function openImage(tree: Tree, target: string, verify: boolean): Promise<I
 
 /** Serves the images of one tree until the mount is gone. Runs as a process of its own. */
 class ImageDaemon implements DaemonWork {
+  #threads: KernelThreads | undefined;
+
   constructor(private readonly config: ImageMountConfig) {}
+
+  prepare(transport: TransportKind): void {
+    if (transport === 'kernel') this.#threads = new KernelThreads(FUSE_DESCRIPTOR, FACTORY);
+  }
 
   async start(): Promise<Server> {
     const { config } = this;
@@ -48,14 +56,14 @@ class ImageDaemon implements DaemonWork {
     const mtime = Math.floor(Date.parse(tree.manifest.snapshotTime) / 1000);
     const { uid, gid, fileMode, directoryMode } = config;
     const data: ImageDirectory = { files, uid, gid, mtime, fileMode, directoryMode };
-    const filesystem = { factory: scriptUrl('restore/image-filesystem.js').href, data };
     // Who reads an image reads large pieces, or keeps a cache of its own, as loop devices and VMs do; and the chunks are in the page
     // cache already. Without a second copy there reading is faster, and what running VMs need of it stays.
     const directIo = true;
-    if (config.transport === 'kernel') return serveKernel(FUSE_DESCRIPTOR, filesystem, directIo);
+    if (this.#threads !== undefined) return this.#threads.serve(data, directIo);
     const { serveNative } = await import('../fuse/native/server.js');
     const { SMALL_INODES } = await import('../fuse/native/inode-numbers.js');
     const { mountpoint, source, allowOther } = config;
+    const filesystem = { factory: FACTORY, data };
     return serveNative({ filesystem, mountpoint, source, directIo: false, allowOther, inodes: SMALL_INODES });
   }
 

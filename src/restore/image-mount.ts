@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { type ChunkmountError, messageOf, systemCode, usage } from '../errors.js';
-import { startDaemon } from '../fuse/start-daemon.js';
+import { WaitingDaemon } from '../fuse/start-daemon.js';
 import { mountAt, mountpointsOf } from '../host/mountinfo.js';
 import {
   IMAGE_DAEMON_SCRIPT,
@@ -79,17 +79,12 @@ export async function mountImages(request: ImageMountRequest): Promise<string[]>
   const args = [JSON.stringify(config)];
   const readAhead = READ_AHEAD;
   try {
-    await startDaemon({
-      script,
-      args,
-      logFile,
-      transport,
-      mountpoint,
-      source,
-      allowOther,
-      readAhead,
-      signal,
-    });
+    const daemon = await WaitingDaemon.start({ script, args, logFile, transport });
+    try {
+      await daemon.mount({ mountpoint, source, allowOther, readAhead, signal });
+    } finally {
+      daemon.drop();
+    }
     signal?.throwIfAborted();
   } catch (error) {
     // It is elsewhere if a link was put in the mountpoint's place meanwhile.

@@ -271,33 +271,56 @@ describe('spawnDetached', () => {
 describe('spawnDaemon', () => {
   const logFile = path.join(directory, 'daemon.log');
 
-  async function daemon(code: string, timeoutMs = 30_000) {
+  function daemon(code: string) {
     const script = path.join(directory, 'daemon.mjs');
     fs.writeFileSync(script, code);
-    return spawnDaemon(script, ['an argument'], { logFile, timeoutMs });
+    return spawnDaemon(script, ['an argument'], { logFile });
   }
 
   it('gives the first message', async () => {
-    const { pid, message } = await daemon(
+    const { pid, answer } = await daemon(
       'process.send({ argv: process.argv[2] }, () => process.disconnect());',
     );
-    expect(await message).toEqual({ argv: 'an argument' });
+    expect(await answer(30_000)).toEqual({ argv: 'an argument' });
     const identity = identify(pid);
     if (identity !== undefined) expect(await waitForEnd(identity, 10_000)).toBe(true);
   });
 
   it('says that the daemon ended without one', async () => {
-    await expect((await daemon('process.exit(3)')).message).rejects.toThrow(
+    await expect((await daemon('process.exit(3)')).answer(30_000)).rejects.toThrow(
       'the daemon ended at once (exit code 3)',
     );
     const killed = await daemon('process.kill(process.pid, "SIGKILL"); setInterval(() => {}, 1000)');
-    await expect(killed.message).rejects.toThrow('the daemon ended at once (SIGKILL)');
+    await expect(killed.answer(30_000)).rejects.toThrow('the daemon ended at once (SIGKILL)');
+    // What it cannot be told any more is nobody's error.
+    killed.tell({});
+    await expect(killed.answer(30_000)).rejects.toThrow('SIGKILL');
   });
 
   it('does not wait for ever', async () => {
-    const { pid, message } = await daemon('process.on("message", () => {})', 500);
-    await expect(message).rejects.toThrow('did not get ready in time');
+    const { pid, answer } = await daemon('process.on("message", () => {})');
+    await expect(answer(500)).rejects.toThrow('did not get ready in time');
     signalProcess(identify(pid)!, 'SIGKILL');
+  });
+});
+
+describe('a daemon that was started', () => {
+  it('is told things in order, and notices when it is let go', async () => {
+    const script = path.join(directory, 'told.mjs');
+    fs.writeFileSync(
+      script,
+      `const told = [];
+       process.on('message', (message) => { told.push(message.n); if (told.length === 2) process.send(told); });
+       process.on('disconnect', () => process.exit());`,
+    );
+    const daemon = await spawnDaemon(script, [], { logFile: path.join(directory, 'told.log') });
+    daemon.tell({ n: 1 });
+    daemon.tell({ n: 2 });
+    expect(await daemon.answer(30_000)).toEqual([1, 2]);
+    daemon.letGo();
+    daemon.letGo();
+    const identity = identify(daemon.pid);
+    if (identity !== undefined) expect(await waitForEnd(identity, 10_000)).toBe(true);
   });
 });
 

@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { scriptUrl } from '../../host/program-files.js';
-import { createCounters, type FilesystemSource, type Server, sumCounters } from '../transport.js';
-import type { KernelWorkerData } from './worker.js';
+import { createCounters, type Server, sumCounters } from '../transport.js';
+import type { KernelWork, KernelWorkerData } from './worker.js';
 
 /** Two keep two cores busy; more keep a slow disk's reads from holding up metadata. */
 const WORKERS = 3;
@@ -10,25 +10,44 @@ const WORKERS = 3;
 const YOUNG_GENERATION_MB = 2;
 
 /**
- * Serves a file system on an open /dev/fuse that is mounted, or about to be. Workers sit in blocking reads: the process can only
- * exit once the mount is gone (or by SIGKILL), see fuse-facts.
+ * Threads that serve a file system on an open /dev/fuse. They load what they need at once, and wait to be told what they serve. From
+ * then on they sit in blocking reads: the process can only exit once the mount is gone (or by SIGKILL), see fuse-facts.
  */
-export function serveKernel(fd: number, filesystem: FilesystemSource, directIo: boolean): Server {
-  const counters = Array.from({ length: WORKERS }, createCounters);
-  const workers = counters.map((own) => {
-    const workerData: KernelWorkerData = { filesystem, fd, directIo, counters: own };
-    return new Worker(scriptUrl('fuse/kernel/worker.js'), {
-      workerData,
-      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+export class KernelThreads {
+  readonly #counters = Array.from({ length: WORKERS }, createCounters);
+  readonly #workers: readonly Worker[];
+  readonly #failure: Promise<never>;
+  readonly #exits: Promise<unknown>;
+
+  /** `factory`: as in FilesystemSource. */
+  constructor(fd: number, factory: string) {
+    this.#workers = this.#counters.map((counters) => {
+      const workerData: KernelWorkerData = { factory, fd, counters };
+      return new Worker(scriptUrl('fuse/kernel/worker.js'), {
+        workerData,
+        resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+      });
     });
-  });
-  const failure = new Promise<never>((_, reject) => {
-    for (const worker of workers) worker.on('error', reject);
-  });
-  const connected = new Promise<void>((resolve) => {
-    for (const worker of workers) worker.on('message', () => resolve());
-  });
-  const exits = workers.map((worker) => new Promise<void>((resolve) => worker.on('exit', () => resolve())));
-  const ended = Promise.race([failure, Promise.all(exits).then(() => {})]);
-  return { connected: Promise.race([connected, failure]), ended, counters: () => sumCounters(counters) };
+    this.#failure = new Promise<never>((_, reject) => {
+      for (const worker of this.#workers) worker.on('error', reject);
+    });
+    this.#failure.catch(() => {}); // It shows in what they serve.
+    this.#exits = Promise.all(
+      this.#workers.map((worker) => new Promise<void>((resolve) => worker.on('exit', () => resolve()))),
+    );
+  }
+
+  /** Serves what the factory makes of `data`, on a mount that is there or about to be. */
+  serve(data: unknown, directIo: boolean): Server {
+    const connected = new Promise<void>((resolve) => {
+      for (const worker of this.#workers) worker.on('message', () => resolve());
+    });
+    const work: KernelWork = { data, directIo };
+    for (const worker of this.#workers) worker.postMessage(work);
+    return {
+      connected: Promise.race([connected, this.#failure]),
+      ended: Promise.race([this.#failure, this.#exits.then(() => {})]),
+      counters: () => sumCounters(this.#counters),
+    };
+  }
 }

@@ -1,19 +1,27 @@
+import { once } from 'node:events';
 import * as fs from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { systemCode } from '../../errors.js';
 import { pageBuffer } from '../../host/page-buffer.js';
 import { handle, REPLY_BUFFER_LENGTH, type ServedFilesystem } from '../handlers.js';
-import { type FilesystemSource, loadFilesystem } from '../transport.js';
+import { loadFactory } from '../transport.js';
 import { Opcode, OUT_HEADER_LENGTH } from '../wire/protocol.js';
 import { Reply } from '../wire/reply.js';
 import { Request } from '../wire/request.js';
 
 export interface KernelWorkerData {
-  readonly filesystem: FilesystemSource;
+  /** As in FilesystemSource. */
+  readonly factory: string;
   /** /dev/fuse, open. */
   readonly fd: number;
-  readonly directIo: boolean;
   readonly counters: Float64Array;
+}
+
+/** What a worker is told to serve, as a message. */
+export interface KernelWork {
+  /** As in FilesystemSource. */
+  readonly data: unknown;
+  readonly directIo: boolean;
 }
 
 /** The kernel wants room for max(8192, 80 + max_write), else it answers EINVAL: see fuse_dev_do_read in fs/fuse/dev.c. */
@@ -64,5 +72,7 @@ function serve(fd: number, served: ServedFilesystem): void {
   }
 }
 
-const { filesystem, fd, directIo, counters } = workerData as KernelWorkerData;
-serve(fd, { filesystem: await loadFilesystem(filesystem), directIo, counters });
+const { factory, fd, counters } = workerData as KernelWorkerData;
+const createFilesystem = await loadFactory(factory);
+const [{ data, directIo }] = (await once(parentPort!, 'message')) as [KernelWork];
+serve(fd, { filesystem: await createFilesystem(data), directIo, counters });

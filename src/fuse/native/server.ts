@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import type Fuse from 'fuse-native';
 import { failed } from '../../errors.js';
-import { createCounters, loadFilesystem, type ServeOptions, type Server, sumCounters } from '../transport.js';
+import { createCounters, loadFactory, type ServeOptions, type Server, sumCounters } from '../transport.js';
 import type { InodeNumbers } from './inode-numbers.js';
 import { loadFuseNative } from './load.js';
 import { mountOptions } from './mount-options.js';
@@ -23,7 +23,8 @@ export async function serveNative(options: NativeServeOptions): Promise<Server> 
   const obstacle = mountObstacle(options);
   if (obstacle !== undefined) throw obstacle;
   const counters = createCounters();
-  const filesystem = await loadFilesystem(options.filesystem);
+  const createFilesystem = await loadFactory(options.filesystem.factory);
+  const filesystem = await createFilesystem(options.filesystem.data);
   const fuse = createFuse(options, new NativeOperations(filesystem, options.inodes, counters));
   const before = deviceDescriptors();
   const connected = mount(fuse, options.mountpoint);
