@@ -3,8 +3,9 @@ import type { Geometry } from '../chunks/geometry.js';
 import { chunkPath, layoutOf } from '../chunks/layout.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import type { ChunkRange } from '../content-index/pick-samples.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import type { Distrust, ShownSums } from '../tracking/record.js';
-import type { Amount, ByteRange, Facts, TrackerKind } from '../tracking/tracker.js';
+import type { Amount, Facts, TrackerKind } from '../tracking/tracker.js';
 
 /** What is known of the changes of one disk since an earlier session. */
 export type DiskChanges =

@@ -4,6 +4,7 @@ import { ChunkmountError, failed } from '../errors.js';
 import type { Counters } from '../fuse/transport.js';
 import { fsyncDirectory } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
+import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
@@ -75,8 +76,9 @@ export async function endSession(request: EndRequest): Promise<EndResult> {
 async function endLocked(request: EndRequest): Promise<EndResult> {
   const { name, state, reporter, signal, commitTimeoutMs } = request;
   const directory = state.session(name);
-  if (request.session !== undefined && readSessionRecord(directory)?.id !== request.session)
-    return { kind: 'nothing' };
+  const record = readSessionRecord(directory);
+  if (request.session !== undefined && record?.id !== request.session) return { kind: 'nothing' };
+  if (record?.source === 'vm') new Virsh({ connect: record.connect, signal }).expectQuestions();
   if (!fs.existsSync(directory)) {
     const released = request.dropKept !== true && (await releaseLeftOver(request));
     return released ? { kind: 'ended', counters: undefined } : { kind: 'nothing' };

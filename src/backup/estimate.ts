@@ -87,7 +87,7 @@ async function estimateDisk(
 ): Promise<DiskEstimate> {
   const since = Date.now();
   const inspected = await inspectImage(image, { reporter, signal });
-  const { virtualSize, layers, sources } = inspected;
+  const { virtualSize, layers, sources, own } = inspected;
   const cut = geometry(virtualSize, settings.chunkSize);
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
@@ -99,7 +99,17 @@ async function estimateDisk(
     { name: source.name, state: settings.state },
     { kept, live: live !== undefined, reporter },
     async (journal) => {
-      const found = { target, layers, sources, extents: inspected.extents, since, kept, keep: false, live };
+      const found = {
+        target,
+        layers,
+        sources,
+        extents: inspected.extents,
+        own,
+        since,
+        kept,
+        keep: false,
+        live,
+      };
       // Of those who need a journal, the tracker of thin volumes is the only one.
       const disk =
         journal === undefined

@@ -57,7 +57,7 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
   } = request;
   const { target } = disk;
   const since = Date.now();
-  const { virtualSize, extents, sources, view, layers } = await locateDisk(disk, request);
+  const { virtualSize, extents, own, sources, view, layers } = await locateDisk(disk, request);
   const cut = geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
@@ -73,6 +73,7 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
       layers,
       sources,
       extents,
+      own,
       since,
       snapshot,
       kept,

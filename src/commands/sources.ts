@@ -115,6 +115,7 @@ async function domainNames(options: SourceOptions, signal: AbortSignal): Promise
     });
   }
   const virsh = new Virsh({ connect: options.connect, signal });
+  virsh.expectQuestions();
   const names: string[] = [];
   if (options.allRunning === true) names.push(...(await virsh.list('active')).map(({ name }) => name));
   if (options.vm === 'all') names.push(...(await virsh.list()).map(({ name }) => name));

@@ -3,6 +3,8 @@ import type { ExtentMap } from './extent-map.js';
 import type { ImageChain } from './image-layer.js';
 import type { ImageReference } from './image-reference.js';
 import { LayeredMap } from './layered-map.js';
+import type { MapLine } from './map-line.js';
+import { type ByteRange, OwnRanges } from './own-ranges.js';
 import { readImageMap } from './qemu-img.js';
 import type { ImageSource } from './sources.js';
 
@@ -13,6 +15,8 @@ export interface InspectedImage {
   /** The image itself first, then its backing files. */
   readonly layers: ImageChain;
   readonly extents: ExtentMap;
+  /** What the image itself holds, zeros too; the rest is as its backing files have it. Undefined: there are none. */
+  readonly own: readonly ByteRange[] | undefined;
   /** In the order of the extent map's source numbers. */
   readonly sources: readonly ImageSource[];
 }
@@ -24,11 +28,16 @@ export interface InspectedImage {
 export async function inspectImage(image: ImageReference, options: ImageOptions): Promise<InspectedImage> {
   const layers = await readChain(image, options);
   const map = new LayeredMap(layers);
-  await readImageMap(layers, (line) => map.add(line), options.signal);
+  const own = layers.length > 1 ? new OwnRanges() : undefined;
+  const add = (line: MapLine) => {
+    map.add(line);
+    own?.add(line);
+  };
+  await readImageMap(layers, add, options.signal);
   const { extents, sources } = map.finish();
   options.reporter.debug(
     `${image.path}: ${extents.size} bytes, ${extents.dataBytes} of them data in ${extents.count} extents, ` +
       `from ${sources.map((source) => (source.kind === 'file' ? source.path : 'a raw view')).join(', ') || 'nothing'}`,
   );
-  return { virtualSize: extents.size, layers, extents, sources };
+  return { virtualSize: extents.size, layers, extents, own: own?.ranges, sources };
 }

@@ -46,6 +46,7 @@ class VirshShell {
     this.#child.on('error', fail).on('close', fail);
     const { stdin, stdout, stderr } = this.#child;
     for (const pipe of [stdin, stdout, stderr]) pipe.on('error', fail);
+    this.#leaveWhenIdle();
     stdout.setEncoding('utf8').on('data', (text: string) => {
       this.#stdout += text;
       this.#heard();
@@ -90,8 +91,12 @@ class VirshShell {
     const mark = `echo --xml '<${name}>'`;
     this.#child.stdin.write(`${mark}; ${command}; ${mark}; echo --err ${name}\n`);
     const output = await this.#answer(`&lt;${name}&gt;`, name);
-    this.#idle = setTimeout(() => this.#end('left'), IDLE_MS).unref();
+    this.#leaveWhenIdle();
     return output;
+  }
+
+  #leaveWhenIdle(): void {
+    this.#idle = setTimeout(() => this.#end('left'), IDLE_MS).unref();
   }
 
   #answer(mark: string, name: string): Promise<string | undefined> {
@@ -128,25 +133,32 @@ function isForShell(connect: string | undefined): boolean {
   return process.geteuid?.() === 0 && /^$|^qemu:\/\/\/system(\?|$)/.test(uri);
 }
 
+interface ShellOptions {
+  readonly connect?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Starts what `askShell` asks, unless it runs. Undefined: there is to be none. */
+export function startShell({ connect, signal }: ShellOptions): VirshShell | undefined {
+  if (!isForShell(connect) || signal?.aborted === true) return undefined;
+  const args = ['--quiet', ...(connect === undefined ? [] : ['--connect', connect])];
+  const key = args.join(' ');
+  const running = shells.get(key);
+  if (running !== undefined && !running.isOver) return running;
+  const shell = new VirshShell(args);
+  shells.set(key, shell);
+  return shell;
+}
+
 /**
  * What virsh prints for a command, from a virsh that is kept for such questions. Nothing may change by the command, for it may be
  * asked twice: undefined if there is no answer, for whatever reason (it failed; `signal` was aborted), and then a virsh of its own is to be run.
  */
-export async function askShell(
-  words: readonly string[],
-  { connect, signal }: { readonly connect?: string | undefined; readonly signal?: AbortSignal | undefined },
-): Promise<string | undefined> {
-  if (!isForShell(connect) || signal?.aborted === true) return undefined;
+export async function askShell(words: readonly string[], options: ShellOptions): Promise<string | undefined> {
+  const { signal } = options;
   if (!words.every((word) => PLAIN_WORD.test(word))) return undefined;
-  const args = ['--quiet', ...(connect === undefined ? [] : ['--connect', connect])];
-  const key = args.join(' ');
-  let shell = shells.get(key);
-  if (shell === undefined || shell.isOver) {
-    shell = new VirshShell(args);
-    shells.set(key, shell);
-  }
-  const answer = shell.ask(words);
-  if (signal === undefined) return answer;
+  const answer = startShell(options)?.ask(words);
+  if (answer === undefined || signal === undefined) return answer;
   return new Promise((resolve) => {
     const stop = () => resolve(undefined);
     signal.addEventListener('abort', stop, { once: true });

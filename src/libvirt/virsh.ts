@@ -7,7 +7,7 @@ import { CommandError } from '../host/command-error.js';
 import { writeFully } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import type { DomainState } from './domain.js';
-import { askShell } from './virsh-shell.js';
+import { askShell, startShell } from './virsh-shell.js';
 
 /** What asks libvirt a question answers in milliseconds; a libvirtd that needs longer than this hangs. */
 const QUERY_TIMEOUT_MS = 30_000;
@@ -157,6 +157,11 @@ export class Virsh {
     const target = connect === undefined ? [] : ['--connect', connect];
     const all = ['--quiet', ...target, command, ...args];
     return (await run('virsh', all, { timeoutMs, signal, descriptors, called: `virsh ${command}` })).stdout;
+  }
+
+  /** To be called when questions are coming: what they are asked of takes a moment to start. */
+  expectQuestions(): void {
+    startShell(this.options);
   }
 
   /** As `call`, for a command by which nothing changes: mostly in a millisecond, of a virsh that is kept for all questions. */

@@ -1,11 +1,10 @@
 import * as v from 'valibot';
 import { messageOf } from '../errors.js';
-import type { ImageChain, ImageLayer } from '../image/image-layer.js';
-import { readImageMap } from '../image/qemu-img.js';
+import type { ImageLayer } from '../image/image-layer.js';
 import type { JournalEntry } from '../session/journal.js';
 import { identityOf, imageIdentity, isSameImage, writeMark } from '../snapshot/image-identity.js';
 import { OVERLAY_KIND } from '../snapshot/watched-kinds.js';
-import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+import type { Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
 
 const File = v.object({ path: v.string(), identity: imageIdentity });
 
@@ -149,38 +148,15 @@ function lowerDiffers(before: readonly LayerState[], now: readonly LayerState[])
   return undefined;
 }
 
-/** What the overlay itself holds: data, and zeros where the guest wrote zeros or discarded. All else is as its base has it. */
-async function ownRanges(layers: ImageChain, signal: AbortSignal | undefined): Promise<ByteRange[]> {
-  const ranges: { start: number; end: number }[] = [];
-  await readImageMap(
-    layers,
-    ({ start, length, depth }) => {
-      if (depth !== 0) return;
-      const last = ranges.at(-1);
-      if (last?.end === start) last.end += length;
-      else ranges.push({ start, end: start + length });
-    },
-    signal,
-  );
-  return ranges;
-}
-
-async function changesSince(
-  before: Facts,
-  now: Facts,
-  { disk: { layers }, signal }: Comparing,
-): Promise<Changes> {
+async function changesSince(before: Facts, now: Facts, { disk }: Comparing): Promise<Changes> {
   const parsed = v.safeParse(FactsSchema, before);
   const reason = parsed.success
     ? whyUnknown(parsed.output, v.parse(FactsSchema, now))
     : 'what it knew of the last session is damaged';
   if (reason !== undefined) return { kind: 'unknown', reason };
-  try {
-    return { kind: 'known', ranges: await ownRanges(layers as ImageChain, signal) };
-  } catch (error) {
-    signal?.throwIfAborted();
-    return { kind: 'unknown', reason: messageOf(error) };
-  }
+  // Data, and zeros where the guest wrote zeros or discarded. All else is as the overlay's base has it.
+  if (disk.own === undefined) return { kind: 'unknown', reason: 'its overlay has no base' };
+  return { kind: 'known', ranges: disk.own };
 }
 
 function stillHolds(facts: Facts): boolean {

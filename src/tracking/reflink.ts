@@ -5,13 +5,14 @@ import type { ExtentMap } from '../image/extent-map.js';
 import { ExtentMapBuilder } from '../image/extent-map-builder.js';
 import { isSameMap, readFileExtents } from '../image/file-extents.js';
 import { inspectImage } from '../image/inspect.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import { cloneDamage, readCloneRecord } from '../snapshot/reflink/clone-record.js';
 import { sharesBlocks } from '../snapshot/reflink/share-blocks.js';
 import { REFLINK_KIND } from '../snapshot/watched-kinds.js';
 import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
 import { differentRanges, type MappedDisk, union } from './shared-blocks.js';
 import { stillTracker } from './still.js';
-import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+import type { Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
 
 /*
  * The clone that the last session kept still holds its blocks: nobody can overwrite them in place (what is shared is copied when it is

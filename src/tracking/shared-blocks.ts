@@ -1,7 +1,7 @@
 import { type ExtentMap, ZERO_SOURCE } from '../image/extent-map.js';
 import { BLOCKS } from '../image/file-extents.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import type { ImageSource } from '../image/sources.js';
-import type { ByteRange } from './tracker.js';
 
 /** A disk at one moment, in a file that shares blocks with the file that it was in at another. */
 export interface MappedDisk {

@@ -1,7 +1,7 @@
 import { failed } from '../errors.js';
 import { runLines } from '../host/exec.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import type { Mapped } from '../snapshot/lvm/pool.js';
-import type { ByteRange } from './tracker.js';
 
 const SECTOR = 512;
 

@@ -3,13 +3,14 @@ import { failed, messageOf } from '../errors.js';
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import { zerosOutside } from '../image/known-zeros.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import { deviceNumber, volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
 import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
 import { activePool, isWithin, mappedIn } from '../snapshot/lvm/pool.js';
 import { readLvmRecord } from '../snapshot/lvm/undo.js';
 import { isLive, patienceWith, thinObstacle } from './thin.js';
 import { thinMappings } from './thin-delta.js';
-import type { ByteRange, Comparing, TrackedDisk } from './tracker.js';
+import type { Comparing, TrackedDisk } from './tracker.js';
 
 /** With less of a volume unmapped, reading its mappings may take longer than reading zeros. */
 const WORTHWHILE = 0.05;

@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { requireProgram } from '../host/command-error.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import { BRIEF_SECONDS } from '../session/lock.js';
 import {
   deviceNumber,
@@ -15,7 +16,7 @@ import { isWithin } from '../snapshot/lvm/pool.js';
 import { readLvmRecord } from '../snapshot/lvm/undo.js';
 import { LVM_KIND } from '../snapshot/watched-kinds.js';
 import { thinDelta } from './thin-delta.js';
-import type { ByteRange, Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
+import type { Changes, Comparing, Facts, Observation, TrackedDisk, Tracker } from './tracker.js';
 
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 

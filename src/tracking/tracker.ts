@@ -1,5 +1,6 @@
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
+import type { ByteRange } from '../image/own-ranges.js';
 import type { ImageSource } from '../image/sources.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
@@ -17,6 +18,8 @@ export interface TrackedDisk {
   readonly layers: readonly ImageLayer[];
   readonly sources: readonly ImageSource[];
   readonly extents: ExtentMap;
+  /** What the image itself holds of it, zeros too, if it has backing files. */
+  readonly own?: readonly ByteRange[] | undefined;
   /** Milliseconds since the epoch: a moment after which its images were looked at. */
   readonly since: number;
   /** What the journal holds of the snapshot that freezes it. Undefined: nothing was made for it (or nothing freezes it: `estimate`). */
@@ -43,12 +46,6 @@ export type Observation =
       readonly madeBy?: string | undefined;
     }
   | { readonly kind: 'none'; readonly reason: string };
-
-/** Bytes of the disk from `start` up to `end`. */
-export interface ByteRange {
-  readonly start: number;
-  readonly end: number;
-}
 
 export type Changes =
   | {

@@ -56,11 +56,11 @@ function entry(data: JournalData = {}): JournalEntry {
 }
 
 async function diskOf(image: string, given: Partial<TrackedDisk> = {}): Promise<TrackedDisk> {
-  const { layers, sources, extents } = await inspectImage(
+  const { layers, sources, extents, own } = await inspectImage(
     { path: image, format: 'qcow2' },
     { reporter: silentReporter },
   );
-  return { target: 'vda', layers, sources, extents, since: Date.now(), keep: true, ...given };
+  return { target: 'vda', layers, sources, extents, own, since: Date.now(), keep: true, ...given };
 }
 
 async function factsOf(disk: TrackedDisk): Promise<Facts> {

@@ -4,8 +4,11 @@ import { loadDescription } from '../../libvirt/load-domain.js';
 import type { Virsh } from '../../libvirt/virsh.js';
 import type { ProgressTask, Reporter } from '../../report/reporter.js';
 
-const FIRST_POLL_MS = 20;
+/** A look takes libvirt a few milliseconds. */
+const FIRST_POLL_MS = 10;
 const LAST_POLL_MS = 500;
+/** So much longer than the job takes it may seem to take. */
+const LATE_SHARE = 0.1;
 
 /** One merge that is waited for. */
 export interface MergeWatch {
@@ -18,9 +21,9 @@ export interface MergeWatch {
   readonly deadline: number;
 }
 
-/** Waits a growing while between looks. Throws when the deadline has passed; the job goes on. */
+/** Waits between looks: the longer the more time has passed. Throws when the deadline has passed; the job goes on. */
 export class Pacer {
-  #delay = FIRST_POLL_MS;
+  readonly #begun = performance.now();
 
   constructor(readonly watch: MergeWatch) {}
 
@@ -31,8 +34,9 @@ export class Pacer {
         hint: 'the VM runs on and nothing is lost; the merge goes on, and another cleanup finishes it (--commit-timeout gives it longer)',
       });
     }
-    await new Promise((resolve) => setTimeout(resolve, this.#delay));
-    this.#delay = Math.min(this.#delay * 1.5, LAST_POLL_MS);
+    const wanted = (performance.now() - this.#begun) * LATE_SHARE;
+    const delay = Math.min(Math.max(wanted, FIRST_POLL_MS), LAST_POLL_MS);
+    await new Promise((resolve) => setTimeout(resolve, delay));
   }
 }
 
