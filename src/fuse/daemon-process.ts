@@ -83,8 +83,9 @@ function dieOfSurprises(): void {
 /** Runs a daemon from start to end: until its mount is gone, a signal comes, or it fails. */
 export async function runDaemon(work: DaemonWork): Promise<void> {
   dieOfSurprises();
-  // Nobody would ever mount what we serve.
+  // Nobody would ever mount what we serve. While our modules were loaded nobody listened.
   process.once('disconnect', die);
+  if (!process.connected) die();
   let unmounted = false;
   const end = async () => {
     await work.finish({ unmounted, hurried: true });

@@ -39,6 +39,7 @@ export interface MountRequest {
  */
 export class WaitingDaemon {
   #device: number | undefined;
+  #answered = false;
 
   private constructor(
     private readonly daemon: StartedDaemon,
@@ -79,6 +80,7 @@ export class WaitingDaemon {
       if (this.#device !== undefined)
         await mountDevice(this.#device, { mountpoint, source, allowOther, signal });
       message = (await this.daemon.answer(READY_TIMEOUT_MS)) as DaemonMessage;
+      this.#answered = true;
     } finally {
       this.#closeDevice();
     }
@@ -94,6 +96,8 @@ export class WaitingDaemon {
   /** Ends it, unless it serves. */
   drop(): void {
     this.#closeDevice();
+    // It would notice when it is let go, but may not have got that far.
+    if (!this.#answered) this.daemon.kill();
     this.daemon.letGo();
   }
 

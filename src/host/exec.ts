@@ -271,8 +271,9 @@ export interface StartedDaemon {
   tell(message: object): void;
   /** The first message it sends us; rejects when it ends before, or takes longer than the time limit. */
   answer(timeoutMs: number): Promise<unknown>;
-  /** Closes the channel, which it notices. */
+  /** Closes the channel: it does not keep us any more. */
   letGo(): void;
+  kill(): void;
 }
 
 /**
@@ -302,6 +303,7 @@ export async function spawnDaemon(
     letGo: () => {
       if (child.connected) child.disconnect();
     },
+    kill: () => child.kill('SIGKILL'),
   };
 }
 

@@ -305,7 +305,7 @@ describe('spawnDaemon', () => {
 });
 
 describe('a daemon that was started', () => {
-  it('is told things in order, and notices when it is let go', async () => {
+  it('is told things in order, and notices when it is let go; it can be killed', async () => {
     const script = path.join(directory, 'told.mjs');
     fs.writeFileSync(
       script,
@@ -321,6 +321,10 @@ describe('a daemon that was started', () => {
     daemon.letGo();
     const identity = identify(daemon.pid);
     if (identity !== undefined) expect(await waitForEnd(identity, 10_000)).toBe(true);
+    const other = await spawnDaemon(script, [], { logFile: path.join(directory, 'told.log') });
+    other.kill();
+    await expect(other.answer(30_000)).rejects.toThrow('SIGKILL');
+    other.letGo();
   });
 });
 
