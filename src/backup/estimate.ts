@@ -11,7 +11,7 @@ import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import { imageOf } from '../snapshot/none.js';
 import { selectDisks } from '../snapshot/select.js';
-import { LVM_KIND } from '../snapshot/watched-kinds.js';
+import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import { prepareLive } from '../tracking/thin.js';
 import { mappedBytes, withoutUnmapped } from '../tracking/thin-mapped.js';
 import { indexFile } from './daemon-config.js';
@@ -86,14 +86,15 @@ async function estimateDisk(
   { source, settings, reporter, signal }: EstimateRequest,
 ): Promise<DiskEstimate> {
   const since = Date.now();
-  const inspected = await inspectImage(image, { reporter, signal });
+  const kept = keptSnapshots({ name: source.name, state: settings.state }).filter((entry) =>
+    targetsOf(entry).includes(target),
+  );
+  const keptOverlay = kept.some(({ kind }) => kind === OVERLAY_KIND);
+  const inspected = await inspectImage(image, { reporter, signal, own: keptOverlay });
   const { virtualSize, layers, sources, own } = inspected;
   const cut = geometry(virtualSize, settings.chunkSize);
   const hasher = await createHasher();
   const indexDirectory = settings.state.index(source.name);
-  const kept = keptSnapshots({ name: source.name, state: settings.state }).filter((entry) =>
-    targetsOf(entry).includes(target),
-  );
   if (kept.some(({ kind }) => kind === LVM_KIND)) await prepareLive({ layers, live });
   const { extents, changes } = await withKeptJournal(
     { name: source.name, state: settings.state },

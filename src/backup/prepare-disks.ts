@@ -5,7 +5,7 @@ import { diskPart } from '../chunks/inodes.js';
 import { failed } from '../errors.js';
 import type { Politeness } from '../host/politeness.js';
 import { saveExtentMap } from '../image/extent-map-file.js';
-import { type InspectedImage, inspectImage } from '../image/inspect.js';
+import { type InspectedImage, type InspectOptions, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
@@ -57,7 +57,10 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
   } = request;
   const { target } = disk;
   const since = Date.now();
-  const { virtualSize, extents, own, sources, view, layers } = await locateDisk(disk, request);
+  const kept = request.kept.filter(({ data }) => data.target === target);
+  const keptOverlay = kept.some(({ kind }) => kind === OVERLAY_KIND);
+  const located = await locateDisk(disk, { ...request, own: keptOverlay });
+  const { virtualSize, extents, own, sources, view, layers } = located;
   const cut = geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
@@ -66,7 +69,6 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
     reporter.warn(
       `disk ${target}: its overlay cannot be kept: the VM is transient, and would start without it`,
     );
-  const kept = request.kept.filter(({ data }) => data.target === target);
   const tracking = await trackDisk({
     disk: {
       target,
@@ -99,10 +101,11 @@ export interface LocatedDisk extends InspectedImage {
 /** Finds out where the bytes of one frozen disk lie, and starts a raw view of it if only QEMU can decode it. */
 export async function locateDisk(
   { target, image }: FrozenSourceDisk,
-  request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'>,
+  request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'> &
+    Pick<InspectOptions, 'own'>,
 ): Promise<LocatedDisk> {
-  const { sessionDirectory, politeness, journal, reporter, signal } = request;
-  const found = await inspectImage(image, { reporter, signal });
+  const { sessionDirectory, politeness, journal, reporter, signal, own } = request;
+  const found = await inspectImage(image, { reporter, signal, ...(own === undefined ? {} : { own }) });
   const { layers, virtualSize, sources } = found;
   const snapshot = snapshotOf(journal, target);
   let { extents } = found;

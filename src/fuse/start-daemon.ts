@@ -9,7 +9,7 @@ import type { DaemonMessage, DaemonOrder } from './daemon-process.js';
 import { mountDevice, openDevice, raiseReadAhead } from './kernel/mount.js';
 import type { TransportKind } from './transport.js';
 
-/** Normally it takes 0.4 s. One that has to open large indexes on a busy disk, or on a host without a free processor, may take a while. */
+/** From the order to begin. Normally it takes 0.2 s. One that has to open large indexes on a busy disk, or on a host without a free processor, may take a while. */
 const READY_TIMEOUT_MS = 180_000;
 
 export interface DaemonRequest {

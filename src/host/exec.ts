@@ -173,8 +173,8 @@ export function exitCodeWithin(
 }
 
 /**
- * Starts a program to talk to: we write to its stdin and read what it says. Neither it nor its pipes keep us from ending, and then its
- * stdin is closed, at which it should end. A program that cannot be started ends like one that failed: with an `error`, `close`.
+ * Starts a program to talk to: we write to its stdin and read what it says. Neither it nor its pipes keep us from ending; its stdin is
+ * closed then. One that is not there has an event `error`. Throws when there is no room for one more process or for its pipes.
  */
 export function spawnToTalkTo(
   program: string,
@@ -188,8 +188,15 @@ export function spawnToTalkTo(
     stdio: 'pipe',
   });
   child.unref();
-  // Node gives pipes as sockets, which its types do not say.
-  for (const pipe of [child.stdin, child.stdout, child.stderr]) (pipe as unknown as Socket | null)?.unref();
+  // Node gives pipes as sockets, which its types do not say; and none where it has no descriptors left, for which there is an event, too.
+  const pipes = [child.stdin, child.stdout, child.stderr] as unknown as (Socket | undefined)[];
+  for (const pipe of pipes) {
+    if (pipe === undefined) {
+      child.on('error', () => {});
+      throw failed(`${program} could not be started: too many files are open`);
+    }
+    pipe.unref();
+  }
   return child;
 }
 

@@ -8,6 +8,11 @@ import { type ByteRange, OwnRanges } from './own-ranges.js';
 import { readImageMap } from './qemu-img.js';
 import type { ImageSource } from './sources.js';
 
+export interface InspectOptions extends ImageOptions {
+  /** Find out as well what the image itself holds, which takes some 90 bytes of memory for each piece. */
+  readonly own?: boolean;
+}
+
 /** An image and everything it is made of. All but `extents` is plain JSON. */
 export interface InspectedImage {
   /** Bytes, as QEMU presents the disk: a multiple of 512. */
@@ -15,7 +20,7 @@ export interface InspectedImage {
   /** The image itself first, then its backing files. */
   readonly layers: ImageChain;
   readonly extents: ExtentMap;
-  /** What the image itself holds, zeros too; the rest is as its backing files have it. Undefined: there are none. */
+  /** What the image itself holds, zeros too; the rest is as its backing files have it. Undefined: nobody wanted to know. */
   readonly own: readonly ByteRange[] | undefined;
   /** In the order of the extent map's source numbers. */
   readonly sources: readonly ImageSource[];
@@ -25,10 +30,10 @@ export interface InspectedImage {
  * Finds out where each byte of an image is: one qemu-img run for each layer that has a header, and one for the map. Changes
  * nothing, and refuses images that are missing, unreadable, in use, encrypted, damaged, or whose headers are not to be trusted.
  */
-export async function inspectImage(image: ImageReference, options: ImageOptions): Promise<InspectedImage> {
+export async function inspectImage(image: ImageReference, options: InspectOptions): Promise<InspectedImage> {
   const layers = await readChain(image, options);
   const map = new LayeredMap(layers);
-  const own = layers.length > 1 ? new OwnRanges() : undefined;
+  const own = options.own === true ? new OwnRanges() : undefined;
   const add = (line: MapLine) => {
     map.add(line);
     own?.add(line);

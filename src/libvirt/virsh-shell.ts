@@ -42,7 +42,7 @@ class VirshShell {
 
   constructor(args: readonly string[]) {
     this.#child = spawnToTalkTo('virsh', args, ENVIRONMENT);
-    const fail = () => this.#end('failed');
+    const fail = () => this.end('failed');
     this.#child.on('error', fail).on('close', fail);
     const { stdin, stdout, stderr } = this.#child;
     for (const pipe of [stdin, stdout, stderr]) pipe.on('error', fail);
@@ -63,17 +63,17 @@ class VirshShell {
     return this.#state === 'left';
   }
 
-  /** Closes its stdin, at which it ends. What is asked and not answered yet has no answer. */
-  #end(state: 'left' | 'failed'): void {
+  /** Ends it, whatever it waits for: nothing changes by what it is asked. What has no answer yet gets none. */
+  end(state: 'left' | 'failed'): void {
     if (this.#state !== 'running') return;
     this.#state = state;
     this.#endedAt = performance.now();
     clearTimeout(this.#idle);
-    this.#child.stdin.end();
+    this.#child.kill('SIGKILL');
     this.#heard();
   }
 
-  /** What it prints for a command that succeeds without a word on stderr; else undefined. */
+  /** What it prints for a command without a word on stderr, which virsh has for each that fails; else undefined. */
   ask(words: readonly string[]): Promise<string | undefined> {
     const answer = this.#last.then(() => this.#ask(words.join(' ')));
     this.#last = answer;
@@ -96,7 +96,7 @@ class VirshShell {
   }
 
   #leaveWhenIdle(): void {
-    this.#idle = setTimeout(() => this.#end('left'), IDLE_MS).unref();
+    this.#idle = setTimeout(() => this.end('left'), IDLE_MS).unref();
   }
 
   #answer(mark: string, name: string): Promise<string | undefined> {
@@ -106,10 +106,7 @@ class VirshShell {
         this.#heard = () => {};
         resolve(output);
       };
-      const timer = setTimeout(() => {
-        this.#end('failed');
-        this.#child.kill('SIGKILL');
-      }, PATIENCE_MS);
+      const timer = setTimeout(() => this.end('failed'), PATIENCE_MS);
       this.#heard = () => {
         if (this.#state !== 'running') return done(undefined);
         if (!this.#stderr.endsWith(`${name}\n`)) return;
@@ -123,9 +120,14 @@ class VirshShell {
 /** By virsh's arguments. */
 const shells = new Map<string, VirshShell>();
 
+// One that waits for a libvirtd that hangs would not notice that we are gone.
+process.on('exit', () => {
+  for (const shell of shells.values()) shell.end('left');
+});
+
 /**
- * Only the host's own libvirt, as root: elsewhere virsh may have to ask for a password, and what users have of libvirt may lie in
- * the directory for caches.
+ * Only the host's own libvirt (if nobody made another the default in libvirt.conf), as root: elsewhere virsh may have to ask for a
+ * password, and what users have of libvirt may lie in the directory for caches.
  */
 function isForShell(connect: string | undefined): boolean {
   const { VIRSH_DEFAULT_CONNECT_URI, LIBVIRT_DEFAULT_URI } = process.env;
@@ -138,16 +140,21 @@ interface ShellOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Starts what `askShell` asks, unless it runs. Undefined: there is to be none. */
+/** Starts what `askShell` asks, unless it runs. Undefined: there is to be none, or it cannot be started. */
 export function startShell({ connect, signal }: ShellOptions): VirshShell | undefined {
   if (!isForShell(connect) || signal?.aborted === true) return undefined;
   const args = ['--quiet', ...(connect === undefined ? [] : ['--connect', connect])];
   const key = args.join(' ');
   const running = shells.get(key);
   if (running !== undefined && !running.isOver) return running;
-  const shell = new VirshShell(args);
-  shells.set(key, shell);
-  return shell;
+  try {
+    const shell = new VirshShell(args);
+    shells.set(key, shell);
+    return shell;
+  } catch {
+    // Whoever needs an answer says why there is none.
+    return undefined;
+  }
 }
 
 /**

@@ -155,7 +155,7 @@ async function changesSince(before: Facts, now: Facts, { disk }: Comparing): Pro
     : 'what it knew of the last session is damaged';
   if (reason !== undefined) return { kind: 'unknown', reason };
   // Data, and zeros where the guest wrote zeros or discarded. All else is as the overlay's base has it.
-  if (disk.own === undefined) return { kind: 'unknown', reason: 'its overlay has no base' };
+  if (disk.own === undefined) return { kind: 'unknown', reason: 'nobody looked at what it holds' };
   return { kind: 'known', ranges: disk.own };
 }
 

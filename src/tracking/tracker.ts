@@ -18,7 +18,7 @@ export interface TrackedDisk {
   readonly layers: readonly ImageLayer[];
   readonly sources: readonly ImageSource[];
   readonly extents: ExtentMap;
-  /** What the image itself holds of it, zeros too, if it has backing files. */
+  /** What the image itself holds of it, zeros too; there where an overlay of an earlier session is kept. */
   readonly own?: readonly ByteRange[] | undefined;
   /** Milliseconds since the epoch: a moment after which its images were looked at. */
   readonly since: number;

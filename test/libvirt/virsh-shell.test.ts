@@ -1,14 +1,19 @@
+import { spawnSync } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { findProcesses } from '../../src/host/process-list.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { askShell } from '../../src/libvirt/virsh-shell.js';
+import { TestChunkmount } from '../support/chunkmount.js';
 import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { build, requireAll } from '../support/requirements.js';
 
 const realPath = process.env.PATH;
 /** A virsh without a command: `--quiet --connect URI`. */
 const IS_SHELL = '[ $# -le 3 ]';
+/** Its name still says whose it is. */
+const HANG = 'exec -a "$3" sleep 60';
 
 let libvirt: TestLibvirt;
 let domain: TestDomain;
@@ -17,6 +22,7 @@ let log: string;
 let count = 0;
 
 beforeAll(async () => {
+  await requireAll(build);
   libvirt = await TestLibvirt.start();
   const image = path.join(libvirt.directory, 'a.img');
   await makeImage(image, 'raw', 1024 * 1024);
@@ -37,7 +43,7 @@ afterEach(() => {
 
 /** A virsh that notes each start, after what a few lines of shell do. Each has its own connection, and so a shell of its own. */
 function virshThrough(lines = ''): Virsh {
-  const script = `#!/bin/sh\necho "$4" >>'${log}'\n${lines}\nPATH='${realPath}' exec virsh "$@"\n`;
+  const script = `#!/bin/bash\necho "$4" >>'${log}'\n${lines}\nPATH='${realPath}' exec virsh "$@"\n`;
   fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
   process.env.PATH = `${bin}:${realPath}`;
   return new Virsh({ connect: `${libvirt.uri}&mode=direct#${count}` });
@@ -87,7 +93,7 @@ describe('questions to libvirt', () => {
   });
 
   it.each([
-    ['hangs', 'exec sleep 60'],
+    ['hangs', HANG],
     ['ends', 'exit 0'],
     ['fails', 'echo no >&2; exit 1'],
     ['closes its input', 'exec <&-; sleep 3; exit 1'],
@@ -101,12 +107,39 @@ describe('questions to libvirt', () => {
   });
 
   it('that are given up wait no longer', async () => {
-    const virsh = virshThrough('exec sleep 60');
+    const virsh = virshThrough(HANG);
     const began = performance.now();
     const asked = virsh.withSignal(AbortSignal.timeout(100)).list();
     await expect(asked).rejects.toThrow(/virsh list was stopped/);
     expect(performance.now() - began).toBeLessThan(1500);
     await ended();
+  });
+
+  it('of a command that was stopped leave nothing, though nobody answers', async () => {
+    const { connect } = virshThrough(HANG).options;
+    const chunkmount = new TestChunkmount();
+    const command = chunkmount.start(['mount', '--vm=asked', `--connect=${connect}`]);
+    while (running().length < 2) await new Promise((resolve) => setTimeout(resolve, 20));
+    command.kill('SIGTERM');
+    expect((await command).exitCode).toBe(143);
+    await ended();
+    await chunkmount.close();
+  });
+
+  it('cannot be asked where there is no room for one more virsh, which is no error', () => {
+    const code = `import { openSync } from 'node:fs';
+      import { startShell } from ${JSON.stringify(path.resolve(import.meta.dirname, '../../build/libvirt/virsh-shell.js'))};
+      try { for (;;) openSync('/dev/null'); } catch {}
+      if (startShell({ connect: 'qemu:///system' }) !== undefined) process.exit(3);
+      setImmediate(() => process.exit(4));`;
+    const { status } = spawnSync('prlimit', [
+      '--nofile=64',
+      process.execPath,
+      '--input-type=module',
+      '-e',
+      code,
+    ]);
+    expect(status).toBe(4);
   });
 
   it('find libvirt again after it was restarted', async () => {

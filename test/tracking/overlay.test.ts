@@ -58,7 +58,7 @@ function entry(data: JournalData = {}): JournalEntry {
 async function diskOf(image: string, given: Partial<TrackedDisk> = {}): Promise<TrackedDisk> {
   const { layers, sources, extents, own } = await inspectImage(
     { path: image, format: 'qcow2' },
-    { reporter: silentReporter },
+    { reporter: silentReporter, own: true },
   );
   return { target: 'vda', layers, sources, extents, own, since: Date.now(), keep: true, ...given };
 }
