@@ -119,7 +119,7 @@ describe('killed while booting', () => {
     expect(await dyingBoot(RECORDS, 'before')).toBe(true);
     await session.ended('finish');
     expect(session.boots()).toEqual([]);
-    expect(session.imageTraces()).toEqual([]);
+    await session.expectNoImages();
     expect(await session.state()).toBe('running');
   });
 });
