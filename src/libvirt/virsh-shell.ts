@@ -69,6 +69,8 @@ class VirshShell {
     this.#state = state;
     this.#endedAt = performance.now();
     clearTimeout(this.#idle);
+    // If it is a script around virsh, that is who notices.
+    this.#child.stdin.destroy();
     this.#child.kill('SIGKILL');
     this.#heard();
   }
