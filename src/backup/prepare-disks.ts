@@ -105,7 +105,7 @@ export async function locateDisk(
     Pick<InspectOptions, 'own'>,
 ): Promise<LocatedDisk> {
   const { sessionDirectory, politeness, journal, reporter, signal, own } = request;
-  const found = await inspectImage(image, { reporter, signal, ...(own === undefined ? {} : { own }) });
+  const found = await inspectImage(image, { reporter, signal, own });
   const { layers, virtualSize, sources } = found;
   const snapshot = snapshotOf(journal, target);
   let { extents } = found;

@@ -59,7 +59,7 @@ export class WaitingDaemon {
     try {
       const descriptors = device === undefined ? [] : [device];
       const daemon = await spawnDaemon(script, args, { logFile, politeness, descriptors });
-      tell(daemon, { kind: 'prepare', transport });
+      daemon.tell({ kind: 'prepare', transport } satisfies DaemonOrder);
       return new WaitingDaemon(daemon, device);
     } catch (error) {
       if (device !== undefined) fs.closeSync(device);
@@ -76,7 +76,7 @@ export class WaitingDaemon {
     let message: DaemonMessage;
     try {
       request.onBegin?.(identify(this.daemon.pid));
-      tell(this.daemon, { kind: 'begin' });
+      this.daemon.tell({ kind: 'begin' } satisfies DaemonOrder);
       if (this.#device !== undefined)
         await mountDevice(this.#device, { mountpoint, source, allowOther, signal });
       message = (await this.daemon.answer(READY_TIMEOUT_MS)) as DaemonMessage;
@@ -106,10 +106,6 @@ export class WaitingDaemon {
     if (this.#device !== undefined) fs.closeSync(this.#device);
     this.#device = undefined;
   }
-}
-
-function tell(daemon: StartedDaemon, message: DaemonOrder): void {
-  daemon.tell(message);
 }
 
 /** statfs is never answered from a cache. */

@@ -10,7 +10,7 @@ import type { ImageSource } from './sources.js';
 
 export interface InspectOptions extends ImageOptions {
   /** Find out as well what the image itself holds, which takes some 90 bytes of memory for each piece. */
-  readonly own?: boolean;
+  readonly own?: boolean | undefined;
 }
 
 /** An image and everything it is made of. All but `extents` is plain JSON. */

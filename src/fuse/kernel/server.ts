@@ -44,9 +44,12 @@ export class KernelThreads {
     });
     const work: KernelWork = { data, directIo };
     for (const worker of this.#workers) worker.postMessage(work);
+    const ended = Promise.race([this.#failure, this.#exits.then(() => {})]);
+    // Whoever waits for `connected` gets this error there.
+    ended.catch(() => {});
     return {
       connected: Promise.race([connected, this.#failure]),
-      ended: Promise.race([this.#failure, this.#exits.then(() => {})]),
+      ended,
       counters: () => sumCounters(this.#counters),
     };
   }
