@@ -60,11 +60,29 @@ export function refuseIfUsedByQemu(file: string): void {
   }
 }
 
+/** How often the list of locks is read at most until it is the same twice. */
+const READINGS = 20;
+
+/**
+ * The kernel gives the list out a page at a time, counts its way back to where it was, and so leaves out as many locks of the rest as
+ * were given back meanwhile. A lock that is not in it is looked for until the list has been the same twice.
+ */
 function isLocked(file: string, byte: number): boolean {
+  let before: string | undefined;
+  for (let reading = 0; reading < READINGS; reading++) {
+    const list = readIfExists('/proc/locks') ?? '';
+    if (list === before) return false;
+    if (isListed(list, file, byte)) return true;
+    before = list;
+  }
+  return false;
+}
+
+function isListed(list: string, file: string, byte: number): boolean {
   const least = byte - (byte % 100);
   const { dev, ino } = fs.statSync(file, { bigint: true });
   const [major, minor] = deviceNumbers(dev);
-  for (const line of (readIfExists('/proc/locks') ?? '').split('\n')) {
+  for (const line of list.split('\n')) {
     const match = LOCK_LINE.exec(line);
     if (match === null) continue;
     const [lockMajor, lockMinor, lockInode, first, last] = match.slice(1) as [

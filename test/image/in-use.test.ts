@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import * as net from 'node:net';
 import * as path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,6 +26,16 @@ beforeAll(async () => {
 });
 afterAll(() => fs.rmSync(directory, { recursive: true }));
 
+/** Whether a server of NBD says its first word. qemu-nbd listens before it opens the image, and says it after. */
+function greets(socket: string): Promise<boolean> {
+  const client = net.connect(socket);
+  return new Promise<boolean>((resolve) => {
+    client.once('data', (greeting) => resolve(greeting.toString('latin1').startsWith('NBDMAGIC')));
+    client.once('error', () => resolve(false));
+    client.once('close', () => resolve(false));
+  }).finally(() => client.destroy());
+}
+
 /** A QEMU process that has the image open, as a running VM would, for as long as `use` takes. */
 async function whileOpen(
   image: ImageReference,
@@ -43,7 +54,7 @@ async function whileOpen(
   const nbd = identify(await spawnDetached('qemu-nbd', [...args, image.path], { logFile }));
   if (nbd === undefined) throw new Error('qemu-nbd ended at once');
   try {
-    while (!fs.existsSync(socket)) {
+    while (!(await greets(socket))) {
       if (!isAlive(nbd)) throw new Error(fs.readFileSync(logFile, 'utf8'));
       await sleep(10);
     }
