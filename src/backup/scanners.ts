@@ -7,6 +7,9 @@ import { scriptUrl } from '../host/program-files.js';
 /** Two keep two cores busy. */
 const SCANNERS = 2;
 
+/** What one scanner has read by then is not worth the start of another. */
+const OTHERS_AFTER_MS = 500;
+
 /** As that of the threads which answer the kernel: they make little garbage, and memory is counted. */
 const YOUNG_GENERATION_MB = 2;
 
@@ -19,36 +22,58 @@ export interface ScanWork {
   readonly begun: Int32Array;
 }
 
-/** The threads that resolve the chunks which nobody asks for. They load what they need at once, and read nothing before `begin`. */
+/**
+ * The threads that resolve the chunks which nobody asks for. The first loads what it needs at once; none reads anything before `begin`.
+ * The others come at once where a disk is read whole, else when there is more to read than the first has done in a moment.
+ */
 export class Scanners {
   /** When all of them have ended; so never without `begin`. */
   readonly ended: Promise<void>;
+  #resolveEnded!: () => void;
+  #working = 0;
   readonly #begun = new Int32Array(new SharedArrayBuffer(4));
-  readonly #workers: readonly Worker[];
+  readonly #first: Worker;
+  #others: NodeJS.Timeout | undefined;
 
   constructor() {
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+    this.#first = this.#start();
+  }
+
+  #start(): Worker {
     const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
-    this.#workers = Array.from(
-      { length: SCANNERS },
-      () => new Worker(scriptUrl('backup/scan-worker.js'), { resourceLimits }),
-    );
-    const ends = this.#workers.map(
-      (worker) =>
-        new Promise<void>((resolve) => {
-          // A scanner that fails leaves its chunks to whoever asks for them.
-          worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
-          worker.on('message', () => resolve());
-          worker.on('exit', () => resolve());
-        }),
-    );
-    this.ended = Promise.all(ends).then(() => {});
+    const worker = new Worker(scriptUrl('backup/scan-worker.js'), { resourceLimits });
+    this.#working++;
+    // A scanner that fails leaves its chunks to whoever asks for them.
+    worker.on('error', (error) => console.error(`scanner: ${messageOf(error)}`));
+    void new Promise<void>((resolve) => {
+      worker.on('message', () => resolve());
+      worker.on('exit', () => resolve());
+    }).then(() => this.#end());
+    return worker;
+  }
+
+  #end(): void {
+    this.#working--;
+    if (this.#working > 0) return;
+    clearTimeout(this.#others);
+    this.#resolveEnded();
   }
 
   /** What they are to resolve. `bandwidth`: bytes a second that they may read together. */
   open(tree: ChunkTree, bandwidth: number | undefined): void {
     const rate = bandwidth === undefined ? undefined : sharedRate(bandwidth);
     const work: ScanWork = { tree, rate, begun: this.#begun };
-    for (const worker of this.#workers) worker.postMessage(work);
+    this.#first.postMessage(work);
+    const readsAll = tree.disks.some(({ keep }) => keep === undefined);
+    this.#others = setTimeout(
+      () => {
+        for (let number = 1; number < SCANNERS; number++) this.#start().postMessage(work);
+      },
+      readsAll ? 0 : OTHERS_AFTER_MS,
+    );
   }
 
   begin(): void {

@@ -24,6 +24,13 @@ export interface KernelWork {
   readonly directIo: boolean;
 }
 
+/** What a worker tells: that it takes requests from now on; that the mount answers. */
+export type KernelMessage = 'serving' | 'connected';
+
+function tell(message: KernelMessage): void {
+  parentPort?.postMessage(message);
+}
+
 /** The kernel wants room for max(8192, 80 + max_write), else it answers EINVAL: see fuse_dev_do_read in fs/fuse/dev.c. */
 const REQUEST_BUFFER_LENGTH = 128 * 1024;
 
@@ -68,11 +75,13 @@ function serve(fd: number, served: ServedFilesystem): void {
     if (!request.parse(received)) continue;
     const length = handle(served, request, reply);
     if (length > 0) send(fd, reply, length);
-    if (request.opcode === Opcode.INIT) parentPort?.postMessage('connected');
+    if (request.opcode === Opcode.INIT) tell('connected');
   }
 }
 
 const { factory, fd, counters } = workerData as KernelWorkerData;
 const createFilesystem = await loadFactory(factory);
 const [{ data, directIo }] = (await once(parentPort!, 'message')) as [KernelWork];
-serve(fd, { filesystem: await createFilesystem(data), directIo, counters });
+const filesystem = await createFilesystem(data);
+tell('serving');
+serve(fd, { filesystem, directIo, counters });
