@@ -39,10 +39,7 @@ async function untilIdle({ domain, target }: Pull, virsh: Virsh, context: UndoCo
   if ((await virsh.blockJob(domain.uuid, target)) === undefined) return;
   const deadline = Date.now() + (context.commitTimeoutMs ?? DEFAULT_TIMEOUT_MS);
   const { uuid, name } = domain;
-  await watchJob(
-    { virsh, reporter: context.reporter, uuid, name, target, deadline },
-    (_disk, hasJob) => !hasJob,
-  );
+  await watchJob({ virsh, reporter: context.reporter, uuid, name, target, deadline });
 }
 
 /** Whether the newest layer lies on the base, with nothing of ours between. */

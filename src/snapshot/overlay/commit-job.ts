@@ -8,7 +8,7 @@ import type { ProgressTask, Reporter } from '../../report/reporter.js';
 const FIRST_POLL_MS = 10;
 const LAST_POLL_MS = 500;
 /** So much longer than the job takes it may seem to take. */
-const LATE_SHARE = 0.1;
+const LATE_SHARE = 0.04;
 
 /** One merge that is waited for. */
 export interface MergeWatch {
@@ -69,13 +69,10 @@ export async function liveDisk(watch: MergeWatch): Promise<Disk | undefined> {
 }
 
 /**
- * Watches the job on a disk until `isOver` says so of the disk. Lifts a bandwidth limit, shows progress.
+ * Watches the job on a disk until `isReady` says so of the disk; without it, until there is no job. Lifts a bandwidth limit, shows progress.
  * Throws when the deadline passes or the VM stops running.
  */
-export async function watchJob(
-  watch: MergeWatch,
-  isOver: (disk: Disk, hasJob: boolean) => boolean,
-): Promise<Disk> {
+export async function watchJob(watch: MergeWatch, isReady?: (disk: Disk) => boolean): Promise<Disk> {
   const { virsh, uuid, target, name } = watch;
   const progress = new JobProgress(watch.reporter, `merging ${name} ${target}`);
   const pacer = new Pacer(watch);
@@ -84,9 +81,11 @@ export async function watchJob(
       const job = await virsh.blockJob(uuid, target);
       if (job !== undefined && job.bandwidth > 0) await virsh.blockJobUnlimited(uuid, target);
       if (job !== undefined) progress.update(job.done, job.total);
-      const disk = await liveDisk(watch);
-      if (disk === undefined) throw failed(`${name} stopped while disk ${target} was merged`);
-      if (isOver(disk, job !== undefined)) return disk;
+      if (job === undefined || isReady !== undefined) {
+        const disk = await liveDisk(watch);
+        if (disk === undefined) throw failed(`${name} stopped while disk ${target} was merged`);
+        if (isReady === undefined || isReady(disk)) return disk;
+      }
       await pacer.wait();
     }
   } finally {

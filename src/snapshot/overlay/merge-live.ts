@@ -1,5 +1,4 @@
 import { isWrittenByQemu } from '../../image/image-lock.js';
-import type { Disk } from '../../libvirt/domain.js';
 import { PAUSED_BY_IO_ERROR } from '../../libvirt/virsh.js';
 import { identityOf } from '../image-identity.js';
 import { usesFile } from '../references.js';
@@ -56,8 +55,7 @@ export async function mergeLive(one: OverlayCase, started: boolean): Promise<voi
   const { domain, target, overlay } = one.record;
   if (started) noteBegun(one);
   else await begin(one, true);
-  const isOver = (disk: Disk) => disk.mirror === undefined || disk.mirror.ready;
-  const disk = await watchJob(watchOf(one), isOver);
+  const disk = await watchJob(watchOf(one), ({ mirror }) => mirror === undefined || mirror.ready);
   if (disk.mirror === undefined && disk.path === overlay) throw notMerged(one);
   if (disk.mirror !== undefined) {
     notePivoting(one);
@@ -68,31 +66,26 @@ export async function mergeLive(one: OverlayCase, started: boolean): Promise<voi
 }
 
 /** Records what lies on the overlay: by that it shows later that the merge came to its end. */
-async function noteAbove(one: OverlayCase): Promise<void> {
-  const { record, context, entry } = one;
-  const disk = await liveDisk(watchOf(one));
-  const paths = [disk?.path, ...(disk?.backing ?? []).map(({ path }) => path)];
-  const above = paths[paths.indexOf(record.overlay) - 1];
-  const identity = above === undefined ? undefined : identityOf(above);
-  if (above !== undefined && identity !== undefined)
-    context.journal.done(entry, { above: { path: above, identity } });
+function noteAbove({ context, entry }: OverlayCase, above: string): void {
+  const identity = identityOf(above);
+  if (identity !== undefined) context.journal.done(entry, { above: { path: above, identity } });
 }
 
 /**
- * Merges the overlay although another snapshot lies on it: that one then lies on the base. If that one is ours, too, its record says
- * so from then on.
+ * Merges the overlay although another snapshot, `above`, lies on it: that one then lies on the base. If that one is ours, too, its
+ * record says so from then on.
  */
-export async function mergeMiddle(one: OverlayCase): Promise<void> {
+export async function mergeMiddle(one: OverlayCase, above: string): Promise<void> {
   const { record, virsh } = one;
   const { overlay, base, domain, target } = record;
   // By a cleanup that was killed, or failed: what others did to the base since cannot be told.
   const begunBefore = record.committing === true;
   const goesOn = begunBefore && (await virsh.blockJob(domain.uuid, target)) !== undefined;
   if (!goesOn || record.above === undefined) {
-    await noteAbove(one);
+    noteAbove(one, above);
     await begin(one, false);
   }
-  const disk = await watchJob(watchOf(one), (_, hasJob) => !hasJob);
+  const disk = await watchJob(watchOf(one));
   if (usesFile(disk, overlay)) throw notMerged(one);
   await passOnBase(one, { seen: !begunBefore && !isWrittenByQemu(base.path) });
 }

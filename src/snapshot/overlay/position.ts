@@ -15,8 +15,8 @@ export type OverlayPosition =
   | { readonly kind: 'top' }
   /** As `top`, and a merge into the recorded base runs or is ready. */
   | { readonly kind: 'merging' }
-  /** Somebody made another snapshot, which lies on ours. */
-  | { readonly kind: 'middle' }
+  /** Another snapshot lies on ours: that file. */
+  | { readonly kind: 'middle'; readonly above: string }
   /** The VM is off, and its next start will use the overlay. */
   | { readonly kind: 'top while off' }
   /** The VM is off, and another snapshot lies on ours. */
@@ -52,12 +52,13 @@ function chainOf(disk: Disk | undefined): string[] {
 }
 
 function inLiveChain(record: OverlayRecord, disk: Disk, at: number): OverlayPosition {
-  const below = chainOf(disk)[at + 1];
+  const chain = chainOf(disk);
+  const [above, below] = [chain[at - 1], chain[at + 1]];
   if (below === undefined && disk.backing !== undefined && disk.mirror === undefined)
     return { kind: 'standalone' };
   if (below !== record.base.path)
     return { kind: 'strange', why: `it lies on ${below} instead of ${record.base.path}` };
-  if (disk.mirror === undefined) return { kind: at === 0 ? 'top' : 'middle' };
+  if (disk.mirror === undefined) return above === undefined ? { kind: 'top' } : { kind: 'middle', above };
   const ours = at === 0 && disk.mirror.job === 'active-commit' && (disk.mirror.path ?? below) === below;
   return ours ? { kind: 'merging' } : { kind: 'strange', why: 'another block job works on the disk' };
 }

@@ -46,13 +46,13 @@ async function mayStillCome(one: OverlayCase): Promise<boolean> {
   );
 }
 
-/** Looks where the overlay is, until it shows or cannot come any more. */
+/** Looks where the overlay is, until libvirt shows it or it cannot come any more. QEMU has it a moment before libvirt says so. */
 async function settle(one: OverlayCase): Promise<OverlayPosition> {
   const { record, virsh, context } = one;
   for (;;) {
     const last = !(await mayStillCome(one));
     const position = await findOverlay(virsh, record);
-    if (last || !isAbsent(position)) return position;
+    if (last || !(isAbsent(position) || position.kind === 'unknown to libvirt')) return position;
     context.reporter.debug(`disk ${record.target}: its snapshot may still come; looking again`);
     context.signal?.throwIfAborted();
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
@@ -67,7 +67,7 @@ async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
     case 'merging':
       return mergeLive(one, position.kind === 'merging');
     case 'middle':
-      return mergeMiddle(one);
+      return mergeMiddle(one, position.above);
     case 'top while off':
       return mergeOffline(one);
     case 'unused while off':
