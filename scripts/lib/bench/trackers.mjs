@@ -32,8 +32,9 @@ class Sessions {
     };
   }
 
-  /** What `runAround` returns. */
+  /** What `runAround` returns. What earlier backups wrote is on the disk by then, as it is a day later. */
   async backUp() {
+    await run('sync', []);
     await sleep(QUIET_MS, undefined, { signal: interrupted.signal });
     return runAround([...this.source, ...this.options], this.copy, this.env);
   }
