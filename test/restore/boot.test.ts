@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -158,7 +159,9 @@ describe('boot --finish', () => {
     const domain = await session.booted();
     const unlimited = await pullSlowly(domain.uuid);
     const command = session.chunkmount.start(['boot', '--finish', 'mail01-boot', '--debug']);
-    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    // By its first word it is one that signals reach.
+    await once(command.stderr, 'data');
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
     command.kill('SIGINT');
     const { exitCode, stderr } = await command;
     expect(exitCode, String(stderr)).toBe(130);
