@@ -108,15 +108,6 @@ describe('boot', () => {
   });
 });
 
-/** Begins a copy of vda that takes longer than anything else here; to be called when it may go on at full speed. */
-async function pullSlowly(uuid: string): Promise<() => Promise<void>> {
-  const disk = ['--domain', uuid, '--path', 'vda', '--bytes', '--bandwidth'];
-  await session.libvirt.virsh.call('blockpull', [...disk, String(64 * KIB)]);
-  return async () => {
-    await session.libvirt.virsh.call('blockjob', [...disk, '0']);
-  };
-}
-
 describe('boot --finish', () => {
   it('copies everything while the VM runs, and it needs the backup no more', async () => {
     const domain = await session.booted();
@@ -143,7 +134,7 @@ describe('boot --finish', () => {
   it('waits for a copy that goes on already, and can be killed while it does', async () => {
     const domain = await session.booted();
     await guestWrites();
-    const unlimited = await pullSlowly(domain.uuid);
+    const unlimited = await session.pullSlowly(domain.uuid);
     const command = session.chunkmount.start(['boot', '--finish', 'mail01-boot']);
     await new Promise((resolve) => setTimeout(resolve, 1_500));
     command.kill('SIGKILL');
@@ -157,7 +148,7 @@ describe('boot --finish', () => {
 
   it('stopped by a signal it says how to go on, and goes on', async () => {
     const domain = await session.booted();
-    const unlimited = await pullSlowly(domain.uuid);
+    const unlimited = await session.pullSlowly(domain.uuid);
     const command = session.chunkmount.start(['boot', '--finish', 'mail01-boot', '--debug']);
     // By its first word it is one that signals reach.
     await once(command.stderr, 'data');
