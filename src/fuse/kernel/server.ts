@@ -8,7 +8,7 @@ import type { KernelMessage, KernelWork, KernelWorkerData } from './worker.js';
 const WORKERS = 3;
 
 /**
- * The others come this long after the first has begun: the kernel hands requests to all in turn, so each of them has to warm up, and
+ * The others come this long after the mount answers: the kernel hands requests to all in turn, so each of them has to warm up, and
  * a session of which little has changed is over by then.
  */
 const OTHERS_AFTER_MS = 2_000;
@@ -16,6 +16,7 @@ const OTHERS_AFTER_MS = 2_000;
 /** Young generation of a worker's heap in MiB: it makes little garbage, and memory is counted. */
 const YOUNG_GENERATION_MB = 2;
 
+/** One of the threads. What it is told to serve it serves until the mount is gone, which is when it exits. */
 class KernelThread {
   readonly counters = createCounters();
   readonly #worker: Worker;
@@ -72,7 +73,10 @@ export class KernelThreads {
     first.serve(work);
     const ended = new Promise<void>((resolve, reject) => {
       first.failure.catch(reject);
-      const others = setTimeout(() => this.#addOthers(work, reject), OTHERS_AFTER_MS);
+      let others: NodeJS.Timeout | undefined;
+      void first.connected.then(() => {
+        others = setTimeout(() => this.#addOthers(work, reject), OTHERS_AFTER_MS);
+      });
       void first.exit
         .then(() => {
           clearTimeout(others);
