@@ -9,6 +9,7 @@ import { type InspectedImage, type InspectOptions, inspectImage } from '../image
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
+import { heldImages } from '../snapshot/hold.js';
 import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
@@ -105,7 +106,7 @@ export async function locateDisk(
     Pick<InspectOptions, 'own'>,
 ): Promise<LocatedDisk> {
   const { sessionDirectory, politeness, journal, reporter, signal, own } = request;
-  const found = await inspectImage(image, { reporter, signal, own });
+  const found = await inspectImage(image, { reporter, signal, own, held: heldImages(journal) });
   const { layers, virtualSize, sources } = found;
   const snapshot = snapshotOf(journal, target);
   let { extents } = found;

@@ -85,18 +85,18 @@ async function layerOf(
   );
 }
 
-function checkTarget(to: string, force: boolean): void {
+async function checkTarget(to: string, force: boolean): Promise<void> {
   const stat = fs.lstatSync(to, { throwIfNoEntry: false });
   if (stat === undefined) return;
   if (!stat.isFile()) throw usage(`${to} is no file`, { hint: 'give the path of an image to be made' });
-  refuseIfUsedByQemu(to);
+  await refuseIfUsedByQemu(to);
   if (!force) throw failed(`${to} exists already`, { hint: 'give another --to, or --force to replace it' });
 }
 
 /** Makes an image of a disk as it was at a point, after checking the sums of all copies that it takes. */
 export async function restorePoint(request: RestorePointRequest, record: ChainRecord): Promise<void> {
   const { directory, copy, to, format, force, reporter, signal } = request;
-  checkTarget(to, force);
+  await checkTarget(to, force);
   const hint = 'put it back from a copy of that directory, or restore an earlier point';
   const copies = await checkCopies(directory, record, copy.file, { hint, thorough: true, reporter, signal });
   const [top, ...below] = await Promise.all(copies.map((one) => layerOf(directory, one, signal)));
@@ -113,7 +113,7 @@ export async function restorePoint(request: RestorePointRequest, record: ChainRe
       done();
     }
     await syncFile(part);
-    checkTarget(to, force);
+    await checkTarget(to, force);
     fs.renameSync(part, to);
   } catch (error) {
     fs.rmSync(part, { force: true });

@@ -12,6 +12,8 @@ import { type ImageInfo, imageInfo } from './qemu-img.js';
 export interface ImageOptions {
   readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
+  /** Files that are known to be kept from being written, by QEMU's locks. */
+  readonly held?: ReadonlySet<string> | undefined;
 }
 
 /** Deeper chains are refused: QEMU recurses, and libvirt's own limit is 200. */
@@ -26,8 +28,14 @@ function refused(file: string, why: string, hint?: string): ChunkmountError {
 
 const RIGHT_PATH = 'is its path right, and is its file system mounted?';
 
-/** Looks at one file of an image: it must be there, of a kind that can be read, readable, and (unless it may be `inUse`) written by nobody. */
-function lookAt(file: string, role: string, inUse: boolean): ImageFile & { readonly identity: string } {
+type LookedAt = ImageFile & { readonly identity: string };
+
+/** Looks at one file of an image: it must be there, of a kind that can be read, readable, and written by nobody, unless it may be `inUse`. */
+async function lookAt(
+  { path: file, inUse }: Pick<ImageReference, 'path' | 'inUse'>,
+  role: string,
+  { held }: ImageOptions,
+): Promise<LookedAt> {
   try {
     const found = fs.statSync(file);
     const device = found.isBlockDevice();
@@ -38,7 +46,9 @@ function lookAt(file: string, role: string, inUse: boolean): ImageFile & { reado
       });
     // Not access(2): that asks for the real user instead of the effective one.
     fs.closeSync(fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK));
-    if (!inUse && isWrittenByQemu(file)) {
+    // A device has another inode, and other locks, in each VM's own /dev.
+    const unwritten = inUse === true || (!device && held?.has(file) === true);
+    if (!unwritten && (await isWrittenByQemu(file))) {
       throw failed(
         `${role} ${file} is in use: a running VM or another QEMU program has it open for writing`,
         {
@@ -94,17 +104,18 @@ function checkInfo(layer: ImageReference, info: ImageInfo): void {
 }
 
 /** The data file that the header names. QEMU takes a relative one from its working directory, which nobody can know. */
-function dataFileOf(layer: ImageReference, info: ImageInfo): ImageFile | undefined {
+async function dataFileOf(
+  layer: ImageReference,
+  info: ImageInfo,
+  options: ImageOptions,
+): Promise<ImageFile | undefined> {
   if (info.dataFile === undefined) return undefined;
   if (!path.isAbsolute(info.dataFile)) {
     const hint = `record its absolute path: qemu-img amend -f ${layer.format} -o data_file=/PATH/TO/DATA ${layer.path}`;
     throw refused(layer.path, `has a data file without an absolute path: ${info.dataFile}`, hint);
   }
-  const { identity: _, ...file } = lookAt(
-    info.dataFile,
-    `the data file of ${layer.path},`,
-    layer.inUse === true,
-  );
+  const reference = { path: info.dataFile, inUse: layer.inUse };
+  const { identity: _, ...file } = await lookAt(reference, `the data file of ${layer.path},`, options);
   return file;
 }
 
@@ -164,7 +175,7 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
         'shorten the chain: virsh blockpull or qemu-img rebase',
       );
     }
-    const { identity, ...file } = lookAt(reference.path, role, reference.inUse === true);
+    const { identity, ...file } = await lookAt(reference, role, options);
     if (seen.has(identity))
       throw refused(
         image.path,
@@ -177,7 +188,7 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
       reference.format === 'raw' ? undefined : await imageInfo({ ...reference, ...file }, options.signal);
     if (info !== undefined) checkInfo(reference, info);
     if (reference.format === 'qcow2' && !file.device) checkQcow2Bounds(reference.path);
-    const dataFile = info && dataFileOf(reference, info);
+    const dataFile = info && (await dataFileOf(reference, info, options));
     layers.push({ ...reference, ...file, dataFile, virtualSize: info?.virtualSize });
     options.reporter.debug(`layer ${layers.length - 1}: ${reference.path} (${reference.format})`);
     next = info && backingOf(reference, info);

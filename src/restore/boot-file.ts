@@ -69,7 +69,7 @@ const undoBootFile: UndoHandler = async (entry, { reporter, signal }) => {
   const user = await domainReferringTo(new Virsh({ connect, signal }), file);
   if (user !== undefined)
     throw failed(`${file} is used by the VM ${user}`, { hint: `see virsh domblklist ${user}` });
-  if (isWrittenByQemu(file))
+  if (await isWrittenByQemu(file))
     throw failed(`another program writes ${file}`, { hint: 'end it, then discard again' });
   fs.unlinkSync(file);
 };

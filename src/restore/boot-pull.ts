@@ -110,7 +110,7 @@ function allocated(file: string): number {
 /** Of a command that was killed, qemu-img lives on. Returns false when it is the VM that writes. */
 async function waitForWriters(request: PullRequest, disk: BootDisk): Promise<boolean> {
   const { reporter, signal } = request;
-  for (let told = false; isWrittenByQemu(disk.overlay); told = true) {
+  for (let told = false; await isWrittenByQemu(disk.overlay); told = true) {
     if ((await look(request, disk)).active) return false;
     if (!told) reporter.notice(`${disk.overlay} is being written by another program; waiting for it`);
     await new Promise((resolve) => setTimeout(resolve, LAST_POLL_MS));

@@ -34,7 +34,7 @@ export async function restoreDisk(
   const target = examineTarget(request.to);
   tree.disk(disk);
   checkRequest(request, target);
-  if (target.kind !== 'nothing') refuseIfUsedByQemu(target.file);
+  if (target.kind !== 'nothing') await refuseIfUsedByQemu(target.file);
   const source = await openSource(tree, disk, { evenWithoutSums: request.keepGoing });
   try {
     const job: RestoreJob = { ...context, source, request };

@@ -26,7 +26,7 @@ async function replace(file: string, target: Extract<Target, { kind: 'file' }>):
     const replaced = fs.fstatSync(fd);
     refuseIfReplaced(replaced, target);
     await lockTarget(fd, target.file);
-    refuseIfUsedByQemu(target.file);
+    await refuseIfUsedByQemu(target.file);
     inherit(file, replaced);
     fs.renameSync(file, target.file);
   } finally {

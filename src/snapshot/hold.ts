@@ -72,9 +72,14 @@ function holders(pidFile: string): ProcessIdentity[] {
   );
 }
 
-function explain(error: unknown, images: readonly string[]): unknown {
+async function firstWritten(images: readonly string[]): Promise<string | undefined> {
+  for (const image of images) if (await isWrittenByQemu(image)) return image;
+  return undefined;
+}
+
+async function explain(error: unknown, images: readonly string[]): Promise<unknown> {
   if (!(error instanceof CommandError) || error.exitCode === undefined) return error;
-  const written = images.find((image) => isWrittenByQemu(image));
+  const written = await firstWritten(images);
   if (written === undefined) {
     return failed(`${images.join(', ')} cannot be held: ${messageOf(error)}`, {
       hint: 'can the image be read, and is no other program (another VM, a backup) writing it?',
@@ -110,7 +115,7 @@ export async function holdImages(request: HoldRequest): Promise<void> {
       signal: request.signal,
     });
   } catch (error) {
-    throw explain(error, images);
+    throw await explain(error, images);
   }
   const [holder] = holders(pidFile);
   if (holder === undefined) throw failed(`the process that was to hold ${images.join(', ')} ended at once`);
@@ -121,6 +126,12 @@ export async function holdImages(request: HoldRequest): Promise<void> {
 export function writtenMeanwhile(data: unknown): string[] {
   const { holder, ...marked } = v.parse(record, data);
   return writtenImages(marked, holder?.bootId);
+}
+
+/** The images that are held for a session. */
+export function heldImages(journal: Journal): ReadonlySet<string> {
+  const entries = journal.pending().filter(({ kind, done }) => kind === HOLD_KIND && done);
+  return new Set(entries.flatMap(({ data }) => v.parse(record, data).images));
 }
 
 /** Whether the images of a hold entry are still held. */

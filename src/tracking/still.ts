@@ -57,7 +57,10 @@ function filesOf({ layers, sources }: TrackedDisk): FileState[] {
 }
 
 /** Why nothing can be told from the times of the disk's files; undefined if it can. */
-function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): string | undefined {
+async function obstacle(
+  { layers, since }: TrackedDisk,
+  files: readonly FileState[],
+): Promise<string | undefined> {
   if (layers.some(({ format }) => format === SCATTERED_FORMAT))
     return 'the data of a VMDK can lie in other files';
   if (layers.some(({ inUse, nbdExport }) => inUse === true || nbdExport !== undefined))
@@ -69,7 +72,7 @@ function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): 
     const newest = BigInt(mtime) > BigInt(ctime) ? BigInt(mtime) : BigInt(ctime);
     if (newest > BigInt(since - RACY_MS) * 1_000_000n)
       return `${path} was written a moment ago: whether it is written again in the same moment its times would not tell`;
-    if (isWrittenByQemu(path)) return `QEMU has ${path} open for writing`;
+    if (await isWrittenByQemu(path)) return `QEMU has ${path} open for writing`;
   }
   const identities = files.map(({ device, inode }) => ({ device: BigInt(device), inode: BigInt(inode) }));
   const { users, hidden } = usersOfFiles(identities, 'write');
@@ -82,7 +85,7 @@ function obstacle({ layers, since }: TrackedDisk, files: readonly FileState[]): 
 async function observe(disk: TrackedDisk): Promise<Observation> {
   try {
     const files = filesOf(disk);
-    const reason = obstacle(disk, files);
+    const reason = await obstacle(disk, files);
     if (reason !== undefined) return none(reason);
     const clock = Date.now() - Math.round(Number(process.hrtime.bigint() / 1_000_000n));
     const facts: StillFacts = { bootId: bootId(), clock, files };

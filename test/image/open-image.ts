@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { ExtentReader } from '../../src/image/extent-reader.js';
 import type { ImageReference } from '../../src/image/image-reference.js';
-import { type InspectedImage, inspectImage } from '../../src/image/inspect.js';
+import { type InspectedImage, type InspectOptions, inspectImage } from '../../src/image/inspect.js';
 import { type RawView, startRawView } from '../../src/image/raw-view.js';
 import { rawViewUndo } from '../../src/image/raw-view-undo.js';
 import { closeSources, openSources } from '../../src/image/sources.js';
@@ -43,8 +43,11 @@ export class ViewSession {
   }
 }
 
-export function inspect(image: ImageReference): Promise<InspectedImage> {
-  return inspectImage(image, { reporter: silentReporter });
+export function inspect(
+  image: ImageReference,
+  options: Pick<InspectOptions, 'held'> = {},
+): Promise<InspectedImage> {
+  return inspectImage(image, { ...options, reporter: silentReporter });
 }
 
 /** What `open` gives; when it throws, nothing of the session is left. */

@@ -87,5 +87,5 @@ export async function mergeMiddle(one: OverlayCase, above: string): Promise<void
   }
   const disk = await watchJob(watchOf(one));
   if (usesFile(disk, overlay)) throw notMerged(one);
-  await passOnBase(one, { seen: !begunBefore && !isWrittenByQemu(base.path) });
+  await passOnBase(one, { unseen: begunBefore || isWrittenByQemu(base.path) });
 }

@@ -20,7 +20,7 @@ function call(one: OverlayCase) {
 
 async function commit(one: OverlayCase): Promise<void> {
   const { record, context } = one;
-  if (isWrittenByQemu(record.overlay))
+  if (await isWrittenByQemu(record.overlay))
     throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
   checkBase(record);
   noteBegun(one);

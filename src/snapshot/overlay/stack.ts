@@ -28,15 +28,19 @@ export function entriesOn({ record, entry, context }: OverlayCase): JournalEntry
 }
 
 /**
- * Records that what was made on this overlay lies on its base now, and how that was left. `seen`: nobody else can have written it since
+ * Records that what was made on this overlay lies on its base now, and how that was left. `unseen`: others may have written it since
  * the merge began.
  */
-export async function passOnBase(one: OverlayCase, { seen }: { readonly seen: boolean }): Promise<void> {
+export async function passOnBase(
+  one: OverlayCase,
+  { unseen }: { readonly unseen: boolean | Promise<boolean> },
+): Promise<void> {
   const { base, definition } = one.record;
   // Nothing is merged into a base that is gone.
-  const mark = fs.existsSync(base.path) ? await markBase(base.path) : {};
+  const marking = fs.existsSync(base.path) ? markBase(base.path) : {};
+  const [mark, mergeUnseen] = await Promise.all([marking, unseen]);
   for (const other of entriesOn(one))
-    one.context.journal.done(other, { base, definition, ...mark, committing: false, mergeUnseen: !seen });
+    one.context.journal.done(other, { base, definition, ...mark, committing: false, mergeUnseen });
 }
 
 /**

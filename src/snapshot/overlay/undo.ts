@@ -117,7 +117,7 @@ async function removeFile(one: OverlayCase): Promise<void> {
   const user = await domainReferringTo(virsh, record.overlay);
   if (user !== undefined)
     throw stuck(one, `${user} still refers to ${record.overlay}`, `see virsh dumpxml ${user}`);
-  if (isWrittenByQemu(record.overlay)) {
+  if (await isWrittenByQemu(record.overlay)) {
     throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
   }
   fs.unlinkSync(record.overlay);
@@ -157,7 +157,7 @@ async function merge(one: OverlayCase): Promise<boolean> {
     // Merged before; but the VM may have been started on the overlay again since.
     if (isKnownMerged(one.record) && isAbsent(position)) return true;
     if (isAbsent(position) && (await wasMergedFromBelow(one))) {
-      await passOnBase(one, { seen: false });
+      await passOnBase(one, { unseen: true });
       return true;
     }
     refuseUnderOthers(one);

@@ -39,7 +39,7 @@ async function removeFromImage(
   const now = identityOf(path);
   // Another image took its place: a bitmap in that one, if any, is none that we made.
   if (now === undefined || !isSameImage(now, identity)) return undefined;
-  if (isWrittenByQemu(path)) return `a program has ${path} open`;
+  if (await isWrittenByQemu(path)) return `a program has ${path} open`;
   const { bitmaps } = await qcow2Info(path);
   if (bitmaps.every((bitmap) => bitmap.name !== name)) return undefined;
   // libvirt before 6.8 let only the newest one record: without that, the older ones would miss a part.

@@ -26,7 +26,7 @@ const undoScratch: UndoHandler = async (entry, { reporter }) => {
     reporter.warn(`${scratch} is not the file that was made for the backup any more, and is left alone`);
     return;
   }
-  if (isWrittenByQemu(scratch)) {
+  if (await isWrittenByQemu(scratch)) {
     throw failed(`the backup job of ${domain.name} still uses ${scratch} for disk ${target}`, {
       hint: `see virsh domjobinfo ${domain.name}; when it has ended, run cleanup again`,
     });

@@ -62,7 +62,7 @@ const undoClone: UndoHandler = async (entry, { reporter }) => {
     );
     return;
   }
-  if (isWrittenByQemu(clone)) {
+  if (await isWrittenByQemu(clone)) {
     throw failed(
       `the clone ${clone} of disk ${target} cannot be removed: another program has it open for writing`,
       {
