@@ -3,6 +3,7 @@ import { createHasher } from '../chunks/chunk-hash.js';
 import { geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
 import { failed } from '../errors.js';
+import { allEnded } from '../host/all-ended.js';
 import type { Politeness } from '../host/politeness.js';
 import { saveExtentMap } from '../image/extent-map-file.js';
 import { type InspectedImage, type InspectOptions, inspectImage } from '../image/inspect.js';
@@ -37,12 +38,7 @@ export interface PrepareDisksRequest {
 /** Finds out where the bytes of each frozen disk lie, and starts a raw view of those that only QEMU can decode. */
 export async function prepareDisks(request: PrepareDisksRequest): Promise<DaemonDisk[]> {
   checkInodes(request.disks);
-  const outcomes = await Promise.allSettled(request.disks.map((disk) => prepareDisk(disk, request)));
-  // Only once all have ended: what is undone now must not be begun by another disk a moment later.
-  return outcomes.map((outcome) => {
-    if (outcome.status === 'rejected') throw outcome.reason;
-    return outcome.value;
-  });
+  return allEnded(request.disks.map((disk) => prepareDisk(disk, request)));
 }
 
 async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest): Promise<DaemonDisk> {

@@ -1,4 +1,5 @@
 import { ChunkmountError, failed, messageOf } from '../../errors.js';
+import { allEnded } from '../../host/all-ended.js';
 import type { ProcessIdentity } from '../../host/process-identity.js';
 import { diskSource } from '../../libvirt/disk-source.js';
 import type { Disk } from '../../libvirt/domain.js';
@@ -10,7 +11,7 @@ import { diskRefusal } from '../disk-refusal.js';
 import { holdImages, holdUndo } from '../hold.js';
 import { identityOf } from '../image-identity.js';
 import { MEMORY_TIMEOUT_MS, memoryUndo, prepareMemoryFile } from '../memory.js';
-import { imageOf } from '../none.js';
+import { imageOf, imagesBelow } from '../none.js';
 import type { Consistency, Snapshot, SnapshotProvider, SnapshotRequest } from '../provider.js';
 import { FREEZE_TIMEOUT_SECONDS, quiesceRefusal, thawUndo, withFreeze } from '../quiesce.js';
 import { snapshotXml } from '../snapshot-xml.js';
@@ -181,6 +182,23 @@ async function isMade(
   });
 }
 
+/** Throws unless the snapshot is of the images that it should be of; else records that, and how their bases were left. */
+async function noteMade(request: SnapshotRequest, prepared: readonly Preparation[]): Promise<void> {
+  const { domain, journal } = request;
+  if (!(await isMade(request, prepared))) {
+    throw failed(`libvirt made a snapshot of ${domain.name}, but not of the images that it should`, {
+      hint: `does somebody else make snapshots of it? see virsh domblklist ${domain.name}`,
+    });
+  }
+  for (const { disk, entry } of prepared)
+    journal.done(entry, { made: true, ...(await markBase(disk.path!)) });
+}
+
+/** Somebody who defines or reverts the VM onto a base would write what is being read. */
+async function holdBases({ journal, signal }: SnapshotRequest, disks: readonly Disk[]): Promise<void> {
+  await holdImages({ images: imagesBelow(disks), journal, signal });
+}
+
 interface Taken {
   readonly prepared: readonly Preparation[];
   readonly consistency: Consistency;
@@ -207,7 +225,7 @@ async function takeAsAsked(request: SnapshotRequest, qemu: ProcessIdentity): Pro
 }
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
-  const { domain, journal, signal } = request;
+  const { domain } = request;
   const qemu = findQemu(domain);
   if (qemu === undefined) {
     throw failed(`the QEMU process of ${domain.name} is not found on this host`, {
@@ -218,21 +236,9 @@ async function freeze(request: SnapshotRequest): Promise<Snapshot> {
   const { prepared, consistency } = await takeAsAsked(request, qemu);
   // Memory is written for a while before the disks are frozen; without it, what was written before we asked is in.
   const time = consistency === 'memory' ? new Date() : asked;
-  if (!(await isMade(request, prepared))) {
-    throw failed(`libvirt made a snapshot of ${domain.name}, but not of the images that it should`, {
-      hint: `does somebody else make snapshots of it? see virsh domblklist ${domain.name}`,
-    });
-  }
-  for (const { disk, entry } of prepared)
-    journal.done(entry, { made: true, ...(await markBase(disk.path!)) });
-  const disks = prepared.map(({ disk }) => ({ target: disk.target, image: imageOf(disk) }));
-  const layers = prepared.flatMap(({ disk }) => [
-    disk.path!,
-    ...(disk.backing ?? []).map(({ path }) => path),
-  ]);
-  // Somebody who defines or reverts the VM onto the base would write what is being read.
-  await holdImages({ images: layers, journal, signal });
-  return { time, consistency, disks };
+  const frozen = prepared.map(({ disk }) => disk);
+  await allEnded([noteMade(request, prepared), holdBases(request, frozen)]);
+  return { time, consistency, disks: frozen.map((disk) => ({ target: disk.target, image: imageOf(disk) })) };
 }
 
 /**
