@@ -17,6 +17,7 @@ import {
   libvirt,
   MIB,
   pathsNow,
+  releaseHolds,
   session,
   setDisks,
   start,
@@ -51,6 +52,46 @@ describe('chains', () => {
     );
     await libvirt.virsh.call('checkpoint-delete', ['--domain', domain.uuid, '--checkpointname', 'point']);
     await libvirt.virsh.call('snapshot-delete', ['--domain', domain.uuid, '--snapshotname', 'internal']);
+  });
+
+  it('an internal snapshot that was made meanwhile is not thrown away', async () => {
+    setDisks([disks[0]!]);
+    await start();
+    await freezeAndWrite();
+    const overlays = await pathsNow();
+    const snapshot = ['--domain', domain.uuid, '--snapshotname', 'meanwhile'];
+    await libvirt.virsh.call('snapshot-create-as', ['--domain', domain.uuid, '--name', 'meanwhile']);
+    await libvirt.guestWrite(domain, 'vda', WRITTEN_LATER);
+    const [error] = await session.undo();
+    expect(error).toMatchObject({
+      message: expect.stringContaining('internal snapshots were made since'),
+      hint: expect.stringContaining('snapshot-list'),
+    });
+    expect(await pathsNow()).toEqual(overlays);
+    await libvirt.virsh.call('snapshot-revert', [...snapshot, '--force']);
+    await libvirt.guestVerify(domain, 'vda', { ...WRITTEN_LATER, pattern: BEFORE.pattern });
+    await libvirt.virsh.call('snapshot-delete', snapshot);
+    expect(await session.undo()).toEqual([]);
+    expect(await pathsNow()).toEqual(images());
+    await libvirt.guestVerify(domain, 'vda', WRITTEN);
+  });
+
+  it('nor is one in an overlay that somebody else merged', async () => {
+    setDisks([disks[0]!]);
+    await start();
+    await freezeAndWrite();
+    const [overlay] = await pathsNow();
+    await libvirt.virsh.call('snapshot-create-as', ['--domain', domain.uuid, '--name', 'meanwhile']);
+    await releaseHolds();
+    const merge = ['--base', disks[0]!.path, '--top', overlay!, '--active', '--pivot'];
+    await libvirt.virsh.call('blockcommit', ['--domain', domain.uuid, '--path', 'vda', ...merge]);
+    const [error] = await session.undo();
+    expect(error?.message).toContain('would be lost');
+    fs.rmSync(overlay!);
+    expect(await session.undo()).toEqual([]);
+    await libvirt.virsh.call('snapshot-delete', [
+      ...['--domain', domain.uuid, '--snapshotname', 'meanwhile', '--metadata'],
+    ]);
   });
 
   it("the user's own layers stay as they are", async () => {

@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import { bootId } from '../../host/process-identity.js';
 import { findProcesses } from '../../host/process-list.js';
 import { isWrittenByQemu } from '../../image/image-lock.js';
+import { countSnapshots } from '../../image/qcow2-snapshots.js';
 import type { UndoHandler } from '../../session/undo.js';
 import { domainReferringTo } from '../references.js';
 import { type OverlayCase, overlayCase, stuck } from './case.js';
@@ -103,6 +104,21 @@ async function act(one: OverlayCase, position: OverlayPosition): Promise<void> {
   }
 }
 
+/** Where the VM can still go back to the snapshots that an overlay has inside. */
+const ON_OVERLAY: ReadonlySet<OverlayPosition['kind']> = new Set([
+  'top',
+  'middle',
+  'top while off',
+  'middle while off',
+]);
+
+/** Throws if somebody made an internal snapshot of the VM since: it is in the overlay, and would go with the file. */
+function refuseLosingSnapshots(one: OverlayCase, hint: string): void {
+  const { record } = one;
+  if (overlayFile(record) !== 'ours' || countSnapshots(record.overlay) === 0) return;
+  throw stuck(one, `internal snapshots were made since, are in ${record.overlay} and would be lost`, hint);
+}
+
 /** Removes the overlay's file, once it is certain that it is ours and nobody needs it. */
 async function removeFile(one: OverlayCase): Promise<void> {
   const { record, virsh, context } = one;
@@ -120,6 +136,7 @@ async function removeFile(one: OverlayCase): Promise<void> {
   if (await isWrittenByQemu(record.overlay)) {
     throw stuck(one, `another program writes ${record.overlay}`, 'end it, then run cleanup again');
   }
+  refuseLosingSnapshots(one, 'all else is done: remove the file by hand if nobody needs them');
   fs.unlinkSync(record.overlay);
 }
 
@@ -161,6 +178,11 @@ async function merge(one: OverlayCase): Promise<boolean> {
       return true;
     }
     refuseUnderOthers(one);
+    if (ON_OVERLAY.has(position.kind))
+      refuseLosingSnapshots(
+        one,
+        `virsh snapshot-list ${record.domain.name} shows them: once they are not needed, delete them, then run cleanup again`,
+      );
     if (await undoAbove(one, position)) continue;
     try {
       await act(one, position);
