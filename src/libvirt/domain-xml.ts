@@ -51,6 +51,17 @@ function sourcePath(parent: Element, volumePath: VolumePaths): string | undefine
   return absolute(attribute(source, 'file') ?? attribute(source, 'dev'));
 }
 
+/** The paths below a disk, of those that are files or devices. */
+function pathsBelow(disk: Element, volumePath: VolumePaths): (string | undefined)[] {
+  const paths: (string | undefined)[] = [];
+  let store = child(disk, 'backingStore');
+  while (store !== undefined && child(store, 'source') !== undefined && paths.length < MAX_CHAIN_LENGTH) {
+    paths.push(sourcePath(store, volumePath));
+    store = child(store, 'backingStore');
+  }
+  return paths;
+}
+
 /** The layers below a disk. Undefined unless all are files or devices and the last is known to be the last. */
 function backingOf(disk: Element, volumePath: VolumePaths): BackingFile[] | undefined {
   const chain: BackingFile[] = [];
@@ -94,6 +105,7 @@ function parseDisk(disk: Element, volumePath: VolumePaths): Disk {
     shareable: child(disk, 'shareable') !== undefined,
     transient: child(disk, 'transient') !== undefined,
     encrypted,
+    below: pathsBelow(disk, volumePath),
     backing: backingOf(disk, volumePath),
     mirror: mirrorOf(disk, volumePath),
   };

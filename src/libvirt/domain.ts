@@ -38,7 +38,9 @@ export interface Disk {
   readonly shareable: boolean;
   readonly transient: boolean;
   readonly encrypted: boolean;
-  /** The backing files below `path`, nearest first, as the live XML lists them; undefined if it does not say. */
+  /** Paths of what lies below `path`, nearest first, as far as the live XML lists it; undefined for what is no file or device. */
+  readonly below: readonly (string | undefined)[];
+  /** The same with formats; undefined unless all are files or devices and the last is known to be the last. */
   readonly backing: readonly BackingFile[] | undefined;
   readonly mirror?: Mirror | undefined;
 }

@@ -7,9 +7,7 @@ const PARALLEL = 8;
 
 /** Whether a disk's chain, as far as the XML tells, has that file in it. */
 export function usesFile(disk: Disk, file: string): boolean {
-  return (
-    disk.path === file || disk.mirror?.path === file || (disk.backing ?? []).some(({ path }) => path === file)
-  );
+  return disk.path === file || disk.mirror?.path === file || disk.below.includes(file);
 }
 
 async function refers(virsh: Virsh, { uuid }: DomainName, file: string): Promise<boolean> {

@@ -44,6 +44,7 @@ describe('parseDomainXml', () => {
           shareable: false,
           transient: false,
           encrypted: false,
+          below: ['/i/mid', '/dev/vg/base'],
           backing: [
             { path: '/i/mid', format: 'qcow2' },
             { path: '/dev/vg/base', format: 'raw' },
@@ -95,12 +96,12 @@ describe('parseDomainXml', () => {
     [
       'a chain of unknown end',
       "<disk type='file'><source file='/x'/><target dev='vda'/></disk>",
-      { backing: undefined },
+      { below: [], backing: undefined },
     ],
     [
       'a chain onto the network',
       "<disk type='file'><source file='/x'/><backingStore type='network'><format type='raw'/><source protocol='nbd'/><backingStore/></backingStore><target dev='vda'/></disk>",
-      { backing: undefined },
+      { below: [undefined], backing: undefined },
     ],
   ])('%s', (_, xml, expected) => {
     expect(diskOf(xml)).toMatchObject(expected);

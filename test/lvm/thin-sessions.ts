@@ -111,6 +111,7 @@ export class ThinSessions {
       shareable: false,
       transient: false,
       encrypted: false,
+      below: [],
       backing: undefined,
     };
     const disks = [{ ...disk, ...flags, path: this.volume.device }];

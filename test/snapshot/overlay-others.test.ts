@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import { identify, signalProcess } from '../../src/host/process-identity.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import { eventually, makeImage } from '../support/libvirt.js';
@@ -106,6 +107,43 @@ describe('chains', () => {
     await expectMerged();
     expect(await layers(top)).toEqual([top, template]);
     expect(fs.readFileSync(template).equals(before)).toBe(true);
+  });
+
+  it('what ends on the network is merged back, too', async () => {
+    const far = path.join(libvirt.directory, `far-${count}.img`);
+    await makeImage(far, 'raw', 4 * MIB, BEFORE.pattern);
+    const socket = path.join(libvirt.directory, `far-${count}`);
+    const pidFile = `${socket}.pid`;
+    await run('qemu-nbd', [
+      '--fork',
+      '--shared=0',
+      '-r',
+      '-t',
+      '-f',
+      'raw',
+      `--pid-file=${pidFile}`,
+      '-k',
+      socket,
+      '-x',
+      'x',
+      far,
+    ]);
+    const server = identify(Number(fs.readFileSync(pidFile, 'utf8')))!;
+    try {
+      const top = path.join(directory, 'top.qcow2');
+      const url = `nbd+unix:///x?socket=${socket}`;
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', url, '-F', 'raw', top]);
+      setDisks([{ target: 'vda', path: top, format: 'qcow2' }]);
+      await start();
+      await freezeAndWrite();
+      expect(await session.undo()).toEqual([]);
+      expect(await pathsNow()).toEqual([top]);
+      expect(fs.readdirSync(directory).filter((file) => file.includes('.cm-'))).toEqual([]);
+      await libvirt.guestVerify(domain, 'vda', WRITTEN);
+      await libvirt.killQemu(domain);
+    } finally {
+      signalProcess(server, 'SIGKILL');
+    }
   });
 
   it('a snapshot that somebody made on ours then lies on the base', async () => {

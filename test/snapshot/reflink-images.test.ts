@@ -35,6 +35,7 @@ function domainOf(image: string, format: string): Domain {
     shareable: false,
     transient: false,
     encrypted: false,
+    below: [],
     backing: undefined,
   };
   const [uuid, state] = ['00000000-0000-4000-8000-000000000001', 'shut off'] as const;

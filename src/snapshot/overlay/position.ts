@@ -46,9 +46,8 @@ export function overlayFile(record: OverlayRecord): OverlayFile {
   return empty ? 'empty' : 'ours';
 }
 
-function chainOf(disk: Disk | undefined): string[] {
-  if (disk?.path === undefined) return [];
-  return [disk.path, ...(disk.backing ?? []).map(({ path }) => path)];
+function chainOf(disk: Disk | undefined): (string | undefined)[] {
+  return disk?.path === undefined ? [] : [disk.path, ...disk.below];
 }
 
 function inLiveChain(record: OverlayRecord, disk: Disk, at: number): OverlayPosition {
@@ -56,8 +55,15 @@ function inLiveChain(record: OverlayRecord, disk: Disk, at: number): OverlayPosi
   const [above, below] = [chain[at - 1], chain[at + 1]];
   if (below === undefined && disk.backing !== undefined && disk.mirror === undefined)
     return { kind: 'standalone' };
-  if (below !== record.base.path)
-    return { kind: 'strange', why: `it lies on ${below} instead of ${record.base.path}` };
+  if (below !== record.base.path) {
+    const what = below ?? 'what is no file or device, or in a storage pool that is not active,';
+    return { kind: 'strange', why: `it lies on ${what} instead of ${record.base.path}` };
+  }
+  if (at > 0 && above === undefined)
+    return {
+      kind: 'strange',
+      why: 'what lies on it is no file or device, or in a storage pool that is not active',
+    };
   if (disk.mirror === undefined) return above === undefined ? { kind: 'top' } : { kind: 'middle', above };
   const ours = at === 0 && disk.mirror.job === 'active-commit' && (disk.mirror.path ?? below) === below;
   return ours ? { kind: 'merging' } : { kind: 'strange', why: 'another block job works on the disk' };

@@ -178,7 +178,7 @@ async function isMade(
   const { disks } = await loadDescription(virsh, domain.uuid);
   return prepared.every(({ disk, overlay }) => {
     const now = disks.find(({ target }) => target === disk.target);
-    return now?.path === overlay && now.backing?.[0]?.path === disk.path;
+    return now?.path === overlay && now.below[0] === disk.path;
   });
 }
 
