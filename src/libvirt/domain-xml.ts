@@ -105,6 +105,7 @@ function parseDisk(disk: Element, volumePath: VolumePaths): Disk {
     shareable: child(disk, 'shareable') !== undefined,
     transient: child(disk, 'transient') !== undefined,
     encrypted,
+    sliced: child(disk, 'source', 'slices') !== undefined,
     below: pathsBelow(disk, volumePath),
     backing: backingOf(disk, volumePath),
     mirror: mirrorOf(disk, volumePath),

@@ -38,6 +38,8 @@ export interface Disk {
   readonly shareable: boolean;
   readonly transient: boolean;
   readonly encrypted: boolean;
+  /** The disk is a part of its image only: libvirt's `<slices>`. */
+  readonly sliced: boolean;
   /** Paths of what lies below `path`, nearest first, as far as the live XML lists it; undefined for what is no file or device. */
   readonly below: readonly (string | undefined)[];
   /** The same with formats; undefined unless all are files or devices and the last is known to be the last. */

@@ -9,6 +9,7 @@ export function diskRefusal(disk: Disk): string | undefined {
   if (disk.transient) return 'it is transient: its content is thrown away when the VM stops';
   if (disk.shareable) return 'it is shared with other VMs, which may write it at any time';
   if (disk.encrypted) return 'it is encrypted by QEMU, and its key is not at hand';
+  if (disk.sliced) return 'it is a part (slice) of its image, which has more than the disk in it';
   if (disk.path === undefined && disk.type === 'volume') {
     return 'its storage volume cannot be found: is the pool active (virsh pool-list --all)?';
   }

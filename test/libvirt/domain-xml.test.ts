@@ -44,6 +44,7 @@ describe('parseDomainXml', () => {
           shareable: false,
           transient: false,
           encrypted: false,
+          sliced: false,
           below: ['/i/mid', '/dev/vg/base'],
           backing: [
             { path: '/i/mid', format: 'qcow2' },
@@ -87,6 +88,11 @@ describe('parseDomainXml', () => {
       'encryption in the source',
       "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>",
       { encrypted: true },
+    ],
+    [
+      'a part of a file',
+      "<disk type='file'><source file='/x'><slices><slice type='storage' offset='512' size='512'/></slices></source><target dev='vda'/></disk>",
+      { path: '/x', sliced: true },
     ],
     [
       'flags',

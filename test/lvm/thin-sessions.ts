@@ -111,6 +111,7 @@ export class ThinSessions {
       shareable: false,
       transient: false,
       encrypted: false,
+      sliced: false,
       below: [],
       backing: undefined,
     };

@@ -35,6 +35,7 @@ function domainOf(image: string, format: string): Domain {
     shareable: false,
     transient: false,
     encrypted: false,
+    sliced: false,
     below: [],
     backing: undefined,
   };

@@ -46,6 +46,7 @@ describe('selectDisks', () => {
     [file('vdb', '<transient/>'), /transient/],
     [file('vdb', '<shareable/>'), /shared/],
     [file('vdb', "<encryption format='luks'/>"), /encrypted/],
+    ["<disk type='file'><source file='/x'><slices/></source><target dev='vdb'/></disk>", /a part/],
     ["<disk type='file'><target dev='vdb'/></disk>", /no image/],
     ["<disk type='volume'><source pool='p' volume='v'/><target dev='vdb'/></disk>", /is the pool active/],
   ])('refuses %s', (xml, reason) => {
