@@ -44,12 +44,15 @@ export interface BlockJob {
   readonly bandwidth: number;
 }
 
-/** virDomainJobOperation: VIR_DOMAIN_JOB_OPERATION_BACKUP. */
+/** virDomainJobOperation: VIR_DOMAIN_JOB_OPERATION_SNAPSHOT and _BACKUP. */
+const SNAPSHOT_OPERATION = 6;
 const BACKUP_OPERATION = 9;
 
 export interface DomainJob {
   /** Of libvirt's own, begun with `backup-begin`. */
   readonly isBackup: boolean;
+  /** A snapshot is being made, with memory: without, it takes no time in which to ask. */
+  readonly isSnapshot: boolean;
 }
 
 export interface SnapshotFlags {
@@ -283,7 +286,8 @@ export class Virsh {
   async domainJob(uuid: string): Promise<DomainJob | undefined> {
     const fields = parseFields(await this.ask('domjobinfo', ['--domain', uuid, '--rawstats']), ':');
     if (numberIn(fields, 'Job type') === 0) return undefined;
-    return { isBackup: Number(fields.get('operation')) === BACKUP_OPERATION };
+    const operation = Number(fields.get('operation'));
+    return { isBackup: operation === BACKUP_OPERATION, isSnapshot: operation === SNAPSHOT_OPERATION };
   }
 
   /** Size of a running domain's disk, as the guest sees it, in bytes. */

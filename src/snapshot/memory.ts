@@ -79,8 +79,9 @@ export async function saveMemory(subject: MemorySubject, targets: readonly strin
 const undoMemory: UndoHandler = async (entry, context) => {
   const { connect, domain, qemu, file, identity, saved } = v.parse(record, entry.data);
   const virsh = new Virsh({ connect, signal: context.signal });
-  if (saved !== true && isAlive(qemu) && (await virsh.hasDomainJob(domain.uuid)))
-    await virsh.abortDomainJob(domain.uuid);
+  // It may have ended long ago, and somebody migrates the VM, or backs it up, now.
+  const saving = saved !== true && isAlive(qemu) && (await virsh.domainJob(domain.uuid))?.isSnapshot === true;
+  if (saving) await virsh.abortDomainJob(domain.uuid);
   const actual = identityOf(file);
   if (actual === undefined) return;
   const empty = fs.statSync(file).size === 0;

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { run } from '../../src/host/exec.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { type FreezeDomainRequest, freezeDomain } from '../../src/snapshot/freeze-domain.js';
+import { prepareMemoryFile } from '../../src/snapshot/memory.js';
 import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
@@ -153,6 +154,23 @@ describe('--state', () => {
     );
     await expectMerged();
     expect(fs.readFileSync(memoryFile, 'utf8')).toBe('precious');
+  });
+
+  it("somebody else's job goes on when a saving that was cut off is undone", async () => {
+    const { virsh, journal } = session;
+    const file = path.join(libvirt.directory, `state-${count}`);
+    prepareMemoryFile({ virsh, domain, qemu: libvirt.qemu(domain), journal, file });
+    const xml = path.join(libvirt.directory, `backup-${count}.xml`);
+    const socket = path.join(libvirt.directory, `backup-${count}`);
+    fs.writeFileSync(
+      xml,
+      `<domainbackup mode='pull'><server transport='unix' socket='${socket}'/></domainbackup>`,
+    );
+    await virsh.call('backup-begin', ['--domain', domain.uuid, '--backupxml', xml]);
+    expect(await session.undo()).toEqual([]);
+    expect(fs.existsSync(file)).toBe(false);
+    expect(await virsh.domainJob(domain.uuid)).toMatchObject({ isBackup: true });
+    await virsh.abortDomainJob(domain.uuid);
   });
 
   it.each([
