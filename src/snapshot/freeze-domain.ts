@@ -59,7 +59,8 @@ function checkOptions({ domain, options, snapshot, shutdown }: FreezeDomainReque
 /** Shuts the VM down, freezes it as it is then, and lets it run again at once (or, without a snapshot, at the end). */
 async function freezeShutDown(request: FreezeDomainRequest, timeoutMs: number): Promise<DomainSnapshot> {
   const { virsh, domain, reporter, exclude } = request;
-  const duty = await shutDown(request, timeoutMs);
+  const subject = { ...request, qemu: findQemu(domain) };
+  const duty = await shutDown(subject, timeoutMs);
   reporter.notice(`${domain.name} was shut down`);
   // Started, but before its first instruction: only then can a VM be put onto overlays, and nothing has been written yet.
   if (request.snapshot !== 'none') await virsh.start(domain.uuid, { paused: true });
@@ -67,7 +68,7 @@ async function freezeShutDown(request: FreezeDomainRequest, timeoutMs: number): 
   const options = { ...request.options, quiesce: 'no' } as const;
   const again = { ...request, domain: now, options };
   const snapshot = await freezeNow(again, selectDisks(now, { exclude, reporter: request.reporter }));
-  if (request.snapshot !== 'none') await restart(request, duty);
+  if (request.snapshot !== 'none') await restart(subject, duty);
   return { ...snapshot, consistency: 'offline' };
 }
 

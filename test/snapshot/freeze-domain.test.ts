@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import { isAlive } from '../../src/host/process-identity.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { type FreezeDomainRequest, freezeDomain } from '../../src/snapshot/freeze-domain.js';
 import { prepareMemoryFile } from '../../src/snapshot/memory.js';
@@ -224,6 +225,18 @@ describe('--shutdown', () => {
     });
     expect(await state()).toBe('running');
     await expectMerged();
+  });
+
+  it('a guest that shuts down when nobody waits any more runs again', async () => {
+    const later = `setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" >/dev/null 2>&1 &`;
+    virshThrough(`case " $* " in *' shutdown '*) ${OBEDIENT}; ${later} exit 0;; esac`);
+    const qemu = libvirt.qemu(domain);
+    const signal = AbortSignal.timeout(1000);
+    await expect(freeze({ shutdown: { timeoutMs: 60_000 }, signal })).rejects.toThrow();
+    expect(isAlive(qemu)).toBe(true);
+    await expectMerged();
+    expect(isAlive(qemu)).toBe(false);
+    expect(await state()).toBe('running');
   });
 
   it('a transient VM would be gone', async () => {
