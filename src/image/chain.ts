@@ -156,16 +156,42 @@ async function readExport(image: ImageReference, signal: AbortSignal | undefined
   return [{ ...image, ...socket, virtualSize }];
 }
 
+function isSameLayer(layer: ImageReference | undefined, other: ImageReference | undefined): boolean {
+  if (layer === undefined || other === undefined) return layer === other;
+  const [one, two] = [layer, other].map(({ path: file }) =>
+    fs.statSync(file, { bigint: true, throwIfNoEntry: false }),
+  );
+  return layer.format === other.format && one !== undefined && one.dev === two?.dev && one.ino === two.ino;
+}
+
+/** libvirt gives a VM the layers that its definition has, if it has any, whatever the headers say. Throws if those are others. */
+function checkBelow(layers: readonly ImageLayer[], below: readonly ImageReference[]): void {
+  const count = Math.max(layers.length - 1, below.length);
+  for (let index = 0; index < count; index++) {
+    const [inHeader, used] = [layers[index + 1], below[index]];
+    if (isSameLayer(inHeader, used)) continue;
+    const nameOf = (layer: ImageReference | undefined) =>
+      layer === undefined ? 'nothing' : `${layer.path} (${layer.format})`;
+    throw refused(
+      (layers[index] ?? below[index - 1]!).path,
+      `lies on ${nameOf(inHeader)}, and its VM uses it on ${nameOf(used)}`,
+      'make both alike while the VM is off: <backingStore> in its definition (virsh edit), or the header (qemu-img rebase -u)',
+    );
+  }
+}
+
 /**
  * Follows an image down to the last of its backing files, each read in the format that the one above recorded. Top first.
- * Throws when a file is missing, unreadable or being written, and when a header is not to be trusted.
+ * Throws when a file is missing, unreadable or being written, when a header is not to be trusted, and when the VM that has the image
+ * open was told other backing files.
  */
 export async function readChain(image: ImageReference, options: ImageOptions): Promise<ImageChain> {
   if (image.nbdExport !== undefined) return readExport(image, options.signal);
+  const { below, ...top } = image;
   const layers: ImageLayer[] = [];
   const seen = new Set<string>();
   let role = 'the image';
-  let next: ImageReference | undefined = image;
+  let next: ImageReference | undefined = top;
   while (next !== undefined) {
     const reference: ImageReference = next;
     if (layers.length === MAX_LAYERS) {
@@ -194,5 +220,6 @@ export async function readChain(image: ImageReference, options: ImageOptions): P
     next = info && backingOf(reference, info);
     role = `the backing file of ${reference.path},`;
   }
+  if (below !== undefined) checkBelow(layers, below);
   return layers as [ImageLayer, ...ImageLayer[]];
 }

@@ -7,7 +7,7 @@ import type { FrozenDisk, Snapshot, SnapshotProvider, SnapshotRequest } from './
 /** The image that a disk's XML names. The format is never guessed: libvirt takes a missing one for raw, and so do we. */
 export function imageOf(disk: Disk): ImageReference {
   if (disk.path === undefined) throw failed(`disk ${disk.target} has no image`);
-  return { path: disk.path, format: disk.format ?? 'raw' };
+  return { path: disk.path, format: disk.format ?? 'raw', below: disk.backing };
 }
 
 /** Everything that is read of the disks, what lies below their images, too. */

@@ -279,6 +279,20 @@ describe('backing files', () => {
     expect(error.message).toContain(`the backing file of ${top.path}, /nowhere/base.raw does not exist`);
   });
 
+  it('others than its VM was told', async () => {
+    const own = fresh();
+    const base = writeRaw(path.join(own, 'base.raw'), DISK_SIZE);
+    const other = writeRaw(path.join(own, 'other.raw'), DISK_SIZE);
+    const top = await overlay(path.join(own, 'top.qcow2'), base);
+    fs.symlinkSync(base.path, path.join(own, 'link'));
+    for (const below of [undefined, [base], [{ ...base, path: path.join(own, 'link') }]])
+      await inspect({ ...top, below });
+    await inspect({ ...base, below: [] });
+    const lost = { path: path.join(own, 'lost'), format: 'raw' };
+    for (const below of [[other], [lost], [{ ...base, format: 'qcow2' }], [base, other], []])
+      expect((await refusal({ ...top, below }, own)).message).toMatch(/ lies on .*, and its VM uses it on /);
+  });
+
   it('in a loop', async () => {
     const own = fresh();
     const a = await created(path.join(own, 'a.qcow2'), 'qcow2', DISK_SIZE);
