@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import { isTarget } from '../chunks/names.js';
 import { failed, usage } from '../errors.js';
-import type { Disk, Domain } from '../libvirt/domain.js';
+import type { Disk, Domain, DomainState } from '../libvirt/domain.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
 import type { UndoHandlers } from '../session/undo.js';
@@ -150,6 +150,14 @@ export async function chooseProviders(request: ChoiceRequest): Promise<ProviderG
     .sort((a, b) => order(a) - order(b));
 }
 
+/** What to do about a VM that neither runs nor is off, by those kinds that mind. */
+const WAY_OUT_OF: Readonly<Partial<Record<DomainState, (name: string) => string>>> = {
+  pmsuspended: (name) => `it sleeps: wake it up (virsh dompmwakeup ${name})`,
+  crashed: (name) => `end it (virsh destroy ${name}), and back it up while it is off`,
+  'in shutdown': () => 'wait until it is off',
+};
+const KINDS_FOR_ANY_STATE: ReadonlySet<SnapshotKind> = new Set(['lvm', 'reflink']);
+
 function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string): Error {
   const ways: Record<SnapshotKind, string> = {
     overlay: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
@@ -158,10 +166,11 @@ function refused(domain: Domain, disk: Disk, kind: SnapshotKind, refusal: string
     pull: 'wait until what works on the VM has ended, or try another kind (--snapshot)',
     none: 'shut it down first, pause it (--no-snapshot), or take a snapshot (--snapshot=auto)',
   };
+  const way = KINDS_FOR_ANY_STATE.has(kind) ? undefined : WAY_OUT_OF[domain.state]?.(domain.name);
   return failed(
     `no ${kind === 'none' ? 'backup without a snapshot' : `${kind} snapshot`} of ${domain.name} is possible: ${refusal}`,
     {
-      hint: `${ways[kind]}; or leave the disk out: --exclude=${disk.target}`,
+      hint: way ?? `${ways[kind]}; or leave the disk out: --exclude=${disk.target}`,
       details: { domain: domain.name, disk: disk.target, kind },
     },
   );

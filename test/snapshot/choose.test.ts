@@ -72,6 +72,27 @@ describe('a running VM', () => {
     });
   });
 
+  it.each([
+    ['pmsuspended', /virsh dompmwakeup running\)$/],
+    ['crashed', /virsh destroy running/],
+    ['in shutdown', /until it is off/],
+  ] as const)('that is %s is refused, with the way out', async (state, hint) => {
+    const { virsh } = libvirt;
+    const domain = { ...(await loadDomain(virsh, 'running')), state };
+    const reporter = new RecordingReporter();
+    for (const how of [
+      { snapshot: 'auto' },
+      { snapshot: 'pull' },
+      { snapshot: 'none', pause: true },
+    ] as const)
+      await expect(
+        chooseProviders({ virsh, domain, disks: domain.disks, reporter, ...how }),
+      ).rejects.toMatchObject({
+        message: expect.stringContaining(`running is ${state}`),
+        hint: expect.stringMatching(hint),
+      });
+  });
+
   it('both kinds together freeze and undo', async () => {
     const { virsh } = libvirt;
     const session = new SnapshotSession(virsh, path.join(libvirt.directory, 'both'), 'both');
