@@ -39,6 +39,8 @@ export async function freezeDomain(request: FreezeDomainRequest): Promise<Domain
   checkOptions(request);
   const { domain, exclude, reporter, shutdown } = request;
   const disks = selectDisks(domain, { exclude, reporter });
+  if (shutdown !== undefined && domain.state === 'paused')
+    reporter.warn(`${domain.name} is paused and cannot shut down: its snapshot is as after a power failure`);
   if (shutdown === undefined || domain.state !== 'running') return freezeNow(request, disks);
   return freezeShutDown(request, shutdown.timeoutMs);
 }

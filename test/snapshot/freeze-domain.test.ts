@@ -239,6 +239,14 @@ describe('--shutdown', () => {
     expect(await state()).toBe('running');
   });
 
+  it('a VM that is paused is frozen as it is, which is told', async () => {
+    await libvirt.virsh.suspend(domain.uuid);
+    expect(await freeze({ shutdown: { timeoutMs: 1500 } })).toMatchObject({ consistency: 'crash' });
+    expect(session.reporter.messages.join('\n')).toMatch(/warn: freeze-\d+ is paused and cannot shut down/);
+    await expectMerged();
+    expect(await state()).toBe('paused');
+  });
+
   it('a transient VM would be gone', async () => {
     await libvirt.remove(domain);
     domain = await libvirt.define(`freeze-${count}`, disks, { transient: true });
