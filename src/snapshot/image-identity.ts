@@ -40,8 +40,9 @@ export function identityOf(file: string): ImageIdentity | undefined {
   }
 }
 
+/** Where a file system knows when a file was made, its device says nothing more: storage that is attached anew gets another number. */
 export function isSameImage(a: ImageIdentity, b: ImageIdentity): boolean {
-  const sameDevice = a.bootId !== b.bootId || a.device === b.device;
+  const sameDevice = a.birth !== '0' || a.bootId !== b.bootId || a.device === b.device;
   return a.inode === b.inode && a.birth === b.birth && sameDevice;
 }
 

@@ -2,7 +2,13 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bootId } from '../../src/host/process-identity.js';
-import { durableMark, wasWritten, writeMark } from '../../src/snapshot/image-identity.js';
+import {
+  durableMark,
+  identityOf,
+  isSameImage,
+  wasWritten,
+  writeMark,
+} from '../../src/snapshot/image-identity.js';
 import { TestFileSystem } from '../support/file-systems.js';
 
 describe('wasWritten', () => {
@@ -24,6 +30,37 @@ describe('wasWritten', () => {
     ['no mark any more', 'time 5', undefined, here, undefined],
   ])('%s', (_, before, after, boot, answer) => {
     expect(wasWritten(before, after, boot)).toBe(answer);
+  });
+});
+
+describe('isSameImage', () => {
+  it('a file is the same on storage that was attached anew, where its birth is known', async () => {
+    const fileSystem = await TestFileSystem.make('ext4');
+    try {
+      const file = path.join(fileSystem.directory, 'image');
+      fs.writeFileSync(file, '');
+      await durableMark(file);
+      const before = identityOf(file)!;
+      const after = await fileSystem.afterPowerFailure(async (directory) =>
+        identityOf(path.join(directory, 'image')),
+      );
+      expect(after!.device).not.toBe(before.device);
+      expect(isSameImage(before, after!)).toBe(true);
+      const unborn = { birth: '0' };
+      expect(isSameImage({ ...before, ...unborn }, { ...after!, ...unborn })).toBe(false);
+      expect(isSameImage({ ...before, ...unborn }, { ...after!, ...unborn, bootId: 'there' })).toBe(true);
+      fs.rmSync(file);
+      fs.writeFileSync(file, '');
+      expect(isSameImage(before, identityOf(file)!)).toBe(false);
+    } finally {
+      await fileSystem.close();
+    }
+  });
+
+  it('a block device goes by its number, which is another one after a reboot', () => {
+    const device = { device: '1', inode: 'block', birth: '0', bootId: bootId() };
+    expect(isSameImage(device, { ...device, device: '2' })).toBe(false);
+    expect(isSameImage(device, { ...device, device: '2', bootId: 'there' })).toBe(true);
   });
 });
 
