@@ -6,11 +6,12 @@ import { failed } from '../errors.js';
 import { allEnded } from '../host/all-ended.js';
 import type { Politeness } from '../host/politeness.js';
 import { saveExtentMap } from '../image/extent-map-file.js';
+import type { ImageChain } from '../image/image-layer.js';
 import { type InspectedImage, type InspectOptions, inspectImage } from '../image/inspect.js';
 import { startRawView } from '../image/raw-view.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
-import { heldImages } from '../snapshot/hold.js';
+import { heldImages, holdLayers } from '../snapshot/hold.js';
 import { LVM_KIND, OVERLAY_KIND } from '../snapshot/watched-kinds.js';
 import type { DaemonDisk } from './daemon-config.js';
 import { LOG_NAME } from './daemon-config.js';
@@ -97,12 +98,16 @@ export interface LocatedDisk extends InspectedImage {
 
 /** Finds out where the bytes of one frozen disk lie, and starts a raw view of it if only QEMU can decode it. */
 export async function locateDisk(
-  { target, image }: FrozenSourceDisk,
+  { target, image, snapshot: kind }: FrozenSourceDisk,
   request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'> &
     Pick<InspectOptions, 'own'>,
 ): Promise<LocatedDisk> {
   const { sessionDirectory, politeness, journal, reporter, signal, own } = request;
-  const found = await inspectImage(image, { reporter, signal, own, held: heldImages(journal) });
+  // Of an image that nothing was made for, no more than itself was known when it was frozen. A paused VM holds all of its own.
+  const alone = kind === 'none' && image.inUse !== true;
+  const hold = alone ? (layers: ImageChain) => holdLayers(layers, { journal, signal }) : undefined;
+  const held = heldImages(journal);
+  const found = await inspectImage(image, { reporter, signal, own, held, hold });
   const { layers, virtualSize, sources } = found;
   const snapshot = snapshotOf(journal, target);
   let { extents } = found;

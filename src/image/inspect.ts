@@ -11,6 +11,8 @@ import type { ImageSource } from './sources.js';
 export interface InspectOptions extends ImageOptions {
   /** Find out as well what the image itself holds, which takes some 90 bytes of memory for each piece. */
   readonly own?: boolean | undefined;
+  /** Told what the image is made of, which only its headers say, before it is found out what is where: to keep it from being written. */
+  readonly hold?: ((layers: ImageChain) => Promise<void>) | undefined;
 }
 
 /** An image and everything it is made of. All but `extents` is plain JSON. */
@@ -32,6 +34,7 @@ export interface InspectedImage {
  */
 export async function inspectImage(image: ImageReference, options: InspectOptions): Promise<InspectedImage> {
   const layers = await readChain(image, options);
+  await options.hold?.(layers);
   const map = new LayeredMap(layers);
   const own = options.own === true ? new OwnRanges() : undefined;
   const add = (line: MapLine) => {

@@ -7,6 +7,7 @@ import { CommandError } from '../host/command-error.js';
 import { run } from '../host/exec.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
+import type { ImageChain } from '../image/image-layer.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import type { Journal } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
@@ -122,16 +123,26 @@ export async function holdImages(request: HoldRequest): Promise<void> {
   journal.done(entry, { holder, ...markImages(images) });
 }
 
-/** The images of a hold entry that somebody wrote all the same, as far as that can be told. */
-export function writtenMeanwhile(data: unknown): string[] {
-  const { holder, ...marked } = v.parse(record, data);
-  return writtenImages(marked, holder?.bootId);
-}
-
 /** The images that are held for a session. */
 export function heldImages(journal: Journal): ReadonlySet<string> {
   const entries = journal.pending().filter(({ kind, done }) => kind === HOLD_KIND && done);
   return new Set(entries.flatMap(({ data }) => v.parse(record, data).images));
+}
+
+/** Holds what an image turns out to lie on, its backing files and data files, unless the journal says that it is held already. */
+export async function holdLayers(layers: ImageChain, request: Omit<HoldRequest, 'images'>): Promise<void> {
+  const held = heldImages(request.journal);
+  const files = layers.flatMap(({ path: file, dataFile }) => [
+    file,
+    ...(dataFile === undefined ? [] : [dataFile.path]),
+  ]);
+  await holdImages({ ...request, images: files.filter((file) => !held.has(file)) });
+}
+
+/** The images of a hold entry that somebody wrote all the same, as far as that can be told. */
+export function writtenMeanwhile(data: unknown): string[] {
+  const { holder, ...marked } = v.parse(record, data);
+  return writtenImages(marked, holder?.bootId);
 }
 
 /** Whether the images of a hold entry are still held. */
