@@ -160,10 +160,12 @@ async function describeTree(
     mtime: latestPossibleMtime(times),
   });
   const root = rootMtime(record, names, snapshot);
-  const zerosSkippedBefore = record.zerosSkipped ?? [];
+  // Without a record nobody knows.
+  const zerosSkippedBefore = record.names.length === 0 ? undefined : (record.zerosSkipped ?? []);
   const targets = frozen.disks.map(({ target }) => target);
-  const others = zerosSkippedBefore.filter((target) => !targets.includes(target));
-  const zerosSkipped = zeroChunks === 'skip' ? [...others, ...targets] : others;
+  // Until the session is settled its directories have no times in the index, so those of the last one must not seem to be right.
+  const unsure = zeroChunks === 'skip' || zerosSkippedBefore === undefined ? targets : [];
+  const zerosSkipped = [...new Set([...(zerosSkippedBefore ?? []), ...unsure])];
   openRecord(indexDirectory, record, { times, names, rootMtime: root, zerosSkipped });
   const { seconds, nanoseconds } = await manifestTime(times, reporter);
   return {

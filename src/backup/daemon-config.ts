@@ -47,8 +47,8 @@ export interface DaemonConfig {
   readonly layout: LayoutKind;
   /** Chunks of zeros are not in the tree. */
   readonly skipZeros: boolean;
-  /** Targets of disks of which they were left out the last time. */
-  readonly zerosSkippedBefore: readonly string[];
+  /** Targets of disks of which they were left out the last time, or may have been. Undefined: nothing is known of any. */
+  readonly zerosSkippedBefore?: readonly string[] | undefined;
   readonly rootMtime: number;
   readonly times: SessionTimes;
   readonly files: readonly DaemonFile[];

@@ -120,7 +120,9 @@ export class ServedTree {
   async settle(): Promise<void> {
     this.save();
     const { chunks, resolved } = this.scanState();
-    settleRecord(this.config.indexDirectory, this.config.times, { complete: resolved === chunks });
+    const { indexDirectory, times, skipZeros, disks } = this.config;
+    const zerosShown = skipZeros ? [] : disks.map(({ target }) => target);
+    settleRecord(indexDirectory, times, { complete: resolved === chunks, zerosShown });
     // Last: a record says that the index is whole.
     for (const { tracker, indexFile, served } of this.#disks)
       await tracker.settle(indexFile, { ...sumsShape(served), mtime: shownSumsMtime(served) });
@@ -143,7 +145,7 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
   const stored = usableIndex(StoredIndex.open(file, hasher), cut, disk.target, warnings);
   // For what changed: later than anything that was shown before, also when that is not known any more.
   const latest = latestPossibleMtime(config.times);
-  const skipped = config.zerosSkippedBefore.includes(disk.target);
+  const skipped = config.zerosSkippedBefore?.includes(disk.target);
   // After a session that was cut off nobody knows which names were seen.
   const sameNames = skipped === config.skipZeros && (!config.skipZeros || config.times.unsettled === 0);
   const header: IndexHeader = {

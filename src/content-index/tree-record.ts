@@ -11,7 +11,7 @@ const Schema = v.object({
   names: v.array(v.string()),
   /** mtime of the tree's root directory. */
   rootMtime: Seconds,
-  /** Targets of disks of which chunks of zeros were left out when they were last in the tree. */
+  /** Targets of disks of which chunks of zeros were left out when they were last in the tree, up to a session that was not cut off. */
   zerosSkipped: v.optional(v.array(v.string())),
   newest: Seconds,
   unsettled: Seconds,
@@ -56,17 +56,20 @@ export function openRecord(
 
 /**
  * To be written once all rows of the session are saved and nobody sees the tree any more. `complete`: whether all chunks were
- * looked at. Those that were not may still have the time that a session cut off showed. Even if no chunk was
- * changed, the sums file had the latest time; when it changes in the next session it needs a later one.
+ * looked at. Those that were not may still have the time that a session cut off showed. `zerosShown`: targets of the disks of which
+ * chunks of zeros were in the tree. Even if no chunk was changed, the sums file had the latest time; when it changes in the next
+ * session it needs a later one.
  */
 export function settleRecord(
   indexDirectory: string,
   times: SessionTimes,
-  outcome: { complete: boolean },
+  outcome: { complete: boolean; zerosShown?: readonly string[] },
 ): void {
+  const { complete, zerosShown = [] } = outcome;
   const record = readTreeRecord(indexDirectory);
   const newest = Math.max(record.newest, latestPossibleMtime(times));
-  write(indexDirectory, { ...record, newest, unsettled: outcome.complete ? 0 : times.unsettled });
+  const zerosSkipped = record.zerosSkipped?.filter((target) => !zerosShown.includes(target));
+  write(indexDirectory, { ...record, zerosSkipped, newest, unsettled: complete ? 0 : times.unsettled });
 }
 
 function write(indexDirectory: string, record: TreeRecord): void {

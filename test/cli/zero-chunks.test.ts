@@ -7,7 +7,7 @@ import { noise } from '../support/images.js';
 import { fuseDevice, program, requireAll, root } from '../support/requirements.js';
 import { expectError } from './expectations.js';
 import { CHUNK, filesBelow, TreeSessions } from './tree-sessions.js';
-import { chunksOf, differing, directoriesOf, type EntryStat } from './tree-stats.js';
+import { chunksOf, differing, directoriesOf, type EntryStat, statTree } from './tree-stats.js';
 
 const SKIP = ['--zero-chunks=skip'];
 /** Three chunk directories: one with data, one all zeros, one with data at its end. */
@@ -133,6 +133,34 @@ describe('--zero-chunks=skip', () => {
       expect(mtimes).toEqual([...new Set(mtimes)].sort());
     }
     expect(differing(promised(keptAgain), promised(await sessions.look([])))).toEqual([]);
+  });
+
+  it('gives directories new times until a session that shows all chunks again has ended', async () => {
+    const { chunkmount } = sessions;
+    const mtime = (entries: ReadonlyMap<string, EntryStat>) => entries.get('disk0/000000')!.mtime;
+    const skipped = await sessions.look();
+    await sessions.begin(['mount'], []);
+    const shown = await statTree(sessions.tree);
+    const [daemon] = findProcesses((argv) =>
+      argv.includes(path.join(chunkmount.stateDirectory, 'sessions/demo')),
+    );
+    process.kill(daemon!.pid, 'SIGKILL');
+    expect((await chunkmount.run(['cleanup', '--name=demo'])).exitCode).toBe(1);
+    const again = await sessions.look([]);
+    expect(mtime(shown)).toBeGreaterThan(mtime(skipped));
+    expect(mtime(again)).toBeGreaterThan(mtime(shown));
+    expect(differing(promised(again), promised(await sessions.look([])))).toEqual([]);
+  });
+
+  it('gives directories new times when nothing is known of the last session', async () => {
+    const record = sessions.chunkmount.path('state/index/demo/tree.v1.json');
+    const mtime = (entries: ReadonlyMap<string, EntryStat>) => entries.get('disk0/000000')!.mtime;
+    const mtimes = [mtime(await sessions.look())];
+    for (const options of [[], SKIP]) {
+      fs.writeFileSync(record, '{');
+      mtimes.push(mtime(await sessions.look(options)));
+    }
+    expect(mtimes).toEqual([...new Set(mtimes)].sort());
   });
 
   it('shows the same with both transports', async () => {

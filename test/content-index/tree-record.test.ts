@@ -70,6 +70,19 @@ describe('the record of a tree', () => {
   });
 });
 
+describe('the record of a tree without chunks of zeros', () => {
+  const times = { snapshot: 1000, newest: 0, unsettled: 0 };
+  const opened = { times, names: ['vda', 'vdb'], rootMtime: 1000, zerosSkipped: ['vda', 'vdb'] };
+
+  it('forgets a disk when a session has shown its chunks of zeros, and has ended', () => {
+    openRecord(directory, readTreeRecord(directory), opened);
+    settleRecord(directory, times, { complete: true });
+    expect(readTreeRecord(directory)).toMatchObject({ zerosSkipped: ['vda', 'vdb'] });
+    settleRecord(directory, times, { complete: false, zerosShown: ['vda'] });
+    expect(readTreeRecord(directory)).toMatchObject({ zerosSkipped: ['vdb'] });
+  });
+});
+
 describe('rootMtime', () => {
   const record = { ...EMPTY, version: 1 as const, names: ['vda', 'vda.xxh64'], rootMtime: 900 };
 
