@@ -3,6 +3,7 @@ import { chunkLength, type Geometry, geometry } from '../chunks/geometry.js';
 import { sumsLineLength } from '../chunks/sums-line.js';
 import { StoredIndex } from '../content-index/index-file.js';
 import { sampleCount } from '../content-index/pick-samples.js';
+import { readTreeRecord } from '../content-index/tree-record.js';
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageReference } from '../image/image-reference.js';
 import { inspectImage } from '../image/inspect.js';
@@ -40,7 +41,7 @@ export interface DiskEstimate {
   readonly read: number;
   /** Chunk files that the next backup finds changed: at least, and at most. */
   readonly send: { readonly least: number; readonly most: number };
-  /** The sums of this disk, which are sent each time. */
+  /** The sums of this disk, which are sent each time, but if a tracker knows that nothing changed. */
   readonly sums: number;
   /** What knows the changes, if anything does. */
   readonly tracker: string | null;
@@ -124,15 +125,22 @@ async function estimateDisk(
   const found = StoredIndex.open(indexFile(indexDirectory, target), hasher);
   const known = found instanceof StoredIndex && found.header.chunkSize === cut.chunkSize;
   if (found instanceof StoredIndex) found.close();
+  const sums = sumsLineLength({ directory: target, layout: 'chunkmount' }) * cut.chunkCount;
   return {
     target,
     size: cut.size,
     data,
     ...amounts(changes, { cut, extents, data, known, share: settings.tracking.audit }),
-    sums: sumsLineLength({ directory: target, layout: 'chunkmount' }) * cut.chunkCount,
+    sums: keepsSums(changes, indexDirectory) ? 0 : sums,
     tracker: (changes.kind === 'known' ? changes : changes.amount)?.tracker ?? null,
     reason: changes.kind === 'known' || changes.amount !== undefined ? null : changes.reason,
   };
+}
+
+/** Whether the sums file will have the time of the last session: if the tree looks as it did then. See openDisk in served-tree.ts. */
+function keepsSums(changes: DiskChanges, indexDirectory: string): boolean {
+  if (changes.kind === 'unknown' || changes.ranges.length > 0 || changes.sums === undefined) return false;
+  return readTreeRecord(indexDirectory).unsettled === 0;
 }
 
 interface Facts {

@@ -36,12 +36,20 @@ describe('estimate', () => {
       reason: expect.stringContaining('no record'),
     });
     expect(fs.existsSync(disk.chunkmount.stateDirectory)).toBe(false);
-    expect((await disk.good()).bytesRead).toBe(DATA);
+    const first = await disk.good();
+    expect(first.bytesRead).toBe(DATA);
 
     const still = await estimated('--audit=100%');
-    expect(still).toMatchObject({ ...always, send: { least: 0, most: 0 }, tracker: 'still', reason: null });
-    const { bytesRead } = await disk.good(['--audit=100%']);
+    expect(still).toMatchObject({
+      ...always,
+      send: { least: 0, most: 0 },
+      sums: 0,
+      tracker: 'still',
+      reason: null,
+    });
+    const { bytesRead, sumsStat } = await disk.good(['--audit=100%']);
     expect(Math.abs(still.read - bytesRead)).toBeLessThanOrEqual(CHUNK);
+    expect(sumsStat).toBe(first.sumsStat);
 
     disk.change(3);
     expect(await estimated()).toMatchObject({
