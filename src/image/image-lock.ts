@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import { failed, systemCode } from '../errors.js';
 import { fileIdentity, usersOfFiles } from '../host/file-users.js';
+import { deviceNumbers } from '../host/mounted-file-system.js';
 import { listMounts } from '../host/mountinfo.js';
 
 /**
@@ -15,13 +16,6 @@ const PERMISSION_BYTES = 64;
 
 /** `7: OFDLCK ADVISORY  READ -1 fe:00:2148620 101 101`; see proc_locks(5). Device numbers are hexadecimal. */
 const LOCK_LINE = /^\d+: (?:OFDLCK|POSIX) +\S+ +READ +-?\d+ ([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+)$/;
-
-/** Splits st_dev as the C library's gnu_dev_major and gnu_dev_minor do. */
-function deviceNumbers(device: bigint): [bigint, bigint] {
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
-  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
-  return [major, minor];
-}
 
 /** As /proc/PID/comm has it: `qemu-system-x86`, `qemu-nbd`, `qemu:mail01` where libvirt is told to name it, `kvm`. */
 const QEMU_PROCESS = /^(?:qemu|kvm)/;

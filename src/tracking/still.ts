@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { messageOf } from '../errors.js';
 import { usersOfFiles } from '../host/file-users.js';
+import { type FileSystemDriver, mountingOf } from '../host/mounted-file-system.js';
 import { bootId } from '../host/process-identity.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
 import { difference, type FileState, FileStateSchema, fileState } from './file-state.js';
@@ -11,10 +12,10 @@ import type { Changes, Facts, Observation, TrackedDisk, Tracker } from './tracke
  * File systems of this host alone, whose times are those of our own clock: f_type of statfs(2). Over a network they are a server's,
  * and cached; in memory (tmpfs) writing through a mapping does not change them.
  */
-const LOCAL_FILE_SYSTEMS: ReadonlySet<number> = new Set([
-  0xef53, // ext2, ext3, ext4
-  0x58465342, // xfs
-  0x9123683e, // btrfs
+const LOCAL_FILE_SYSTEMS: ReadonlyMap<number, FileSystemDriver> = new Map([
+  [0xef53, 'ext4'], // ext2, ext3, ext4
+  [0x58465342, 'xfs'],
+  [0x9123683e, 'btrfs'],
 ]);
 
 /** Its data can lie in files that only its own header names. */
@@ -35,12 +36,21 @@ const FactsSchema = v.object({
   /** Milliseconds that the clock was ahead of one that nobody sets. */
   clock: v.number(),
   files: v.array(FileStateSchema),
+  /**
+   * For each file, when its file system was mounted. One that lost its storage and was mounted again can have new data with old times,
+   * too: fdatasync(2), which QEMU brings data to the disk with, leaves the times to be written later, with lazytime a day later.
+   */
+  mountings: v.optional(v.array(v.string()), []),
 });
 
 type StillFacts = v.InferOutput<typeof FactsSchema>;
 
 function none(reason: string): Observation {
   return { kind: 'none', reason };
+}
+
+function driverOf(file: string): FileSystemDriver | undefined {
+  return LOCAL_FILE_SYSTEMS.get(fs.statfsSync(file).type);
 }
 
 /** Every file that the disk's content comes from, with the format it is read in. */
@@ -67,7 +77,7 @@ async function obstacle(
     return 'a VM has it open for writing';
   for (const { path, mtime, ctime } of files) {
     if (!fs.statSync(path).isFile()) return `${path} is a block device, which has no time of its last write`;
-    if (!LOCAL_FILE_SYSTEMS.has(fs.statfsSync(path).type))
+    if (driverOf(path) === undefined)
       return `${path} is not on a local file system whose times can be relied on`;
     const newest = BigInt(mtime) > BigInt(ctime) ? BigInt(mtime) : BigInt(ctime);
     if (newest > BigInt(since - RACY_MS) * 1_000_000n)
@@ -88,7 +98,8 @@ async function observe(disk: TrackedDisk): Promise<Observation> {
     const reason = await obstacle(disk, files);
     if (reason !== undefined) return none(reason);
     const clock = Date.now() - Math.round(Number(process.hrtime.bigint() / 1_000_000n));
-    const facts: StillFacts = { bootId: bootId(), clock, files };
+    const mountings = files.map(({ path }) => mountingOf(path, driverOf(path)!));
+    const facts: StillFacts = { bootId: bootId(), clock, files, mountings };
     return { kind: 'facts', facts, lasting: true };
   } catch (error) {
     return none(messageOf(error));
@@ -102,6 +113,8 @@ function whyUnknown(before: StillFacts, now: StillFacts): string | undefined {
   for (const [number, file] of now.files.entries()) {
     const differs = difference(before.files[number]!, file);
     if (differs !== undefined) return `${file.path} ${differs}`;
+    if (before.mountings[number] !== now.mountings[number])
+      return `the file system of ${file.path} was mounted anew: what was written before may have old times`;
   }
   return undefined;
 }

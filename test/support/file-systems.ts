@@ -27,6 +27,8 @@ export class TestFileSystem {
     private readonly image: string,
     /** Where it is mounted. */
     readonly directory: string,
+    /** Of mount(8). */
+    private readonly options: readonly string[],
   ) {}
 
   static async make(
@@ -53,7 +55,7 @@ export class TestFileSystem {
     await run(command, [...options, ...mkfs, image]);
     await run('mount', ['-o', ['loop', ...mount].join(','), image, directory]);
     fs.chmodSync(directory, 0o755);
-    return new TestFileSystem(image, directory);
+    return new TestFileSystem(image, directory, mount);
   }
 
   /** Does `work` with the file system as it would be after a power failure at this moment. It must not be XFS, which mounts none twice. */
@@ -73,6 +75,13 @@ export class TestFileSystem {
       fs.rmdirSync(directory);
       fs.rmSync(image);
     }
+  }
+
+  /** `storageLost`: its storage goes away before, with all that was not written out. */
+  async mountAnew({ storageLost = false } = {}): Promise<void> {
+    if (storageLost) await run('xfs_io', ['-x', '-c', 'shutdown', this.directory]);
+    await run('umount', [this.directory]);
+    await run('mount', ['-o', ['loop', ...this.options].join(','), this.image, this.directory]);
   }
 
   /** Does `work` with this as the directory for temporary files. */

@@ -1,0 +1,83 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
+import { inspectImage } from '../../src/image/inspect.js';
+import { silentReporter } from '../../src/report/reporter.js';
+import { stillTracker } from '../../src/tracking/still.js';
+import type { Changes, Comparing, Facts } from '../../src/tracking/tracker.js';
+import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
+import { noise } from '../support/images.js';
+import { program, requireAll } from '../support/requirements.js';
+
+const SIZE = 1024 * 1024;
+const MOUNTED_ANEW = expect.stringMatching(/^the file system of .* was mounted anew/);
+
+describe.each<[FileSystemKind, string[]]>([
+  ['ext4', []],
+  ['ext4', ['lazytime']],
+  ['xfs', []],
+  ['btrfs', []],
+])('an image on %s %j', (kind, options) => {
+  let system: TestFileSystem;
+  let image: string;
+
+  beforeEach(async () => {
+    system = await TestFileSystem.make(kind, { mount: options });
+    image = path.join(system.directory, 'disk.raw');
+    fs.writeFileSync(image, noise(SIZE, 1));
+    await run('sync', ['-f', system.directory]);
+  });
+  afterEach(() => system.close());
+
+  async function look(file = image): Promise<{ facts: Facts; comparing: Comparing }> {
+    const found = await inspectImage({ path: file, format: 'raw' }, { reporter: silentReporter });
+    // It seems to have been written long ago.
+    const disk = { ...found, target: 'vda', since: Date.now() + 5_000, keep: false };
+    const observed = await stillTracker.observe(disk);
+    if (observed.kind === 'none') throw new Error(observed.reason);
+    return { facts: observed.facts, comparing: { disk, reporter: silentReporter } };
+  }
+
+  async function changesSince(before: Facts, file?: string): Promise<Changes> {
+    const { facts, comparing } = await look(file);
+    return stillTracker.changesSince(before, facts, comparing);
+  }
+
+  it('did not change as long as its file system is mounted, wherever', async () => {
+    const { facts } = await look();
+    expect(await changesSince(facts)).toEqual({ kind: 'known', ranges: [] });
+    await run('mount', ['-o', 'remount,noatime', system.directory]);
+    expect(await changesSince(facts)).toEqual({ kind: 'known', ranges: [] });
+    const other = `${system.directory}-other`;
+    fs.mkdirSync(other);
+    await run('mount', ['--bind', system.directory, other]);
+    try {
+      expect(await changesSince(facts, path.join(other, 'disk.raw'))).toEqual({ kind: 'known', ranges: [] });
+    } finally {
+      await run('umount', [other]);
+      fs.rmdirSync(other);
+    }
+  });
+
+  it('may have changed when its file system was mounted anew', async () => {
+    const { facts } = await look();
+    await system.mountAnew();
+    expect(await changesSince(facts)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+    const { mountings: _, ...older } = facts;
+    expect(await changesSince(older)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+  });
+
+  // Btrfs writes nothing in place, and has no such switch.
+  if (kind === 'btrfs') return;
+  it('has new data with old times when its storage was lost', async () => {
+    await requireAll(program('xfs_io', 'xfsprogs'));
+    const { facts } = await look();
+    const before = fs.statSync(image, { bigint: true });
+    await run('qemu-io', ['-f', 'raw', '-n', '-c', 'write -P 90 0 4096', '-c', 'flush', image]);
+    await system.mountAnew({ storageLost: true });
+    expect(fs.readFileSync(image)[0]).toBe(90);
+    expect(fs.statSync(image, { bigint: true }).mtimeNs).toBe(before.mtimeNs);
+    expect(await changesSince(facts)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+  });
+});
