@@ -5,7 +5,7 @@ import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-rec
 import { failed, messageOf } from '../errors.js';
 import type { WaitingDaemon } from '../fuse/start-daemon.js';
 import type { TransportKind } from '../fuse/transport.js';
-import { makeDirectory } from '../host/durable.js';
+import { makeDirectory, removeUnfinished } from '../host/durable.js';
 import { chooseTransport } from './choose-transport.js';
 import { type DaemonConfig, indexFile } from './daemon-config.js';
 import { freezeSource } from './freeze-source.js';
@@ -182,6 +182,8 @@ function makeIndexDirectory(directory: string): void {
   try {
     makeDirectory(directory);
     fs.accessSync(directory, fs.constants.W_OK);
+    // The index of a large disk takes up hundreds of megabytes, and a daemon that is killed while it saves leaves as much.
+    removeUnfinished(directory);
   } catch (error) {
     throw failed(`the index directory ${directory} cannot be written: ${messageOf(error)}`, {
       hint: 'give another --statedir, or make room',

@@ -53,6 +53,14 @@ export function replaceFile(
   fsyncDirectory(directory);
 }
 
+const TEMPORARY = /^\..+\.[0-9]+\.tmp$/;
+
+/** Removes what killed processes left of `replaceFile` in a directory in which nobody is at it now. */
+export function removeUnfinished(directory: string): void {
+  for (const name of fs.readdirSync(directory))
+    if (TEMPORARY.test(name)) fs.rmSync(path.join(directory, name), { force: true });
+}
+
 /** Whether a write failed because there is no room: the file system is full, or the user's quota used up. */
 export function isDiskFull(error: unknown): boolean {
   return ['ENOSPC', 'EDQUOT'].includes(systemCode(error) ?? '');

@@ -61,6 +61,15 @@ describe('the daemon', () => {
     });
   });
 
+  it('that was killed while it saved leaves nothing for good', async () => {
+    await chunkmount.succeed('run', ...given, '--', 'true');
+    const index = path.join(chunkmount.stateDirectory, 'index/demo');
+    const before = fs.readdirSync(index);
+    fs.writeFileSync(path.join(index, '.disk0.v1.4711.tmp'), 'half of an index');
+    await chunkmount.succeed('run', ...given, '--', 'true');
+    expect(fs.readdirSync(index)).toEqual(before);
+  });
+
   it('that is told to end because a reader held on to the tree ends well', async () => {
     await chunkmount.succeed(...given);
     const fd = fs.openSync(chunk, 'r');

@@ -2,7 +2,13 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { makeDirectory, readIfExists, replaceFile, writeFully } from '../../src/host/durable.js';
+import {
+  makeDirectory,
+  readIfExists,
+  removeUnfinished,
+  replaceFile,
+  writeFully,
+} from '../../src/host/durable.js';
 import { run } from '../../src/host/exec.js';
 import { program, requireAll } from '../support/requirements.js';
 
@@ -65,6 +71,15 @@ describe('replaceFile', () => {
     replaceFile(file, 'new');
     expect(fs.readFileSync(file, 'utf8')).toBe('new');
     expect(fs.readdirSync(directory)).toEqual(['file']);
+  });
+});
+
+describe('removeUnfinished', () => {
+  it('removes what others left who were killed, and nothing else', () => {
+    for (const name of ['.vda.v1.4711.tmp', '.tree.v1.json.1.tmp', 'vda.v1', '.vda.v1.tmp', 'a.1.tmp', '.1'])
+      fs.writeFileSync(path.join(directory, name), '');
+    removeUnfinished(directory);
+    expect(fs.readdirSync(directory).sort()).toEqual(['.1', '.vda.v1.tmp', 'a.1.tmp', 'vda.v1']);
   });
 });
 
