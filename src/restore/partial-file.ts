@@ -5,7 +5,7 @@ import { createHasher } from '../chunks/chunk-hash.js';
 import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
 import { formatHash } from '../chunks/paths.js';
 import { failed, systemCode } from '../errors.js';
-import { fsyncDirectory, readIfExists } from '../host/durable.js';
+import { fsyncDirectory, isDiskFull, readIfExists } from '../host/durable.js';
 import type { ChunkSource } from './chunk-source.js';
 import { takePlace } from './take-place.js';
 import type { Target } from './target.js';
@@ -107,15 +107,22 @@ export class PartialFile {
     }
   }
 
-  /** Notes that chunks below `reached` may have been written, for a restore that goes on from here. */
+  /**
+   * Notes that chunks below `reached` may have been written, for a restore that goes on from here. Never throws: what keeps us from
+   * noting it, most of all a full file system, also ends the restore, which says more of it; and nobody could catch it in a timer.
+   */
   note(reached: number): void {
     const record: PartialRecord = { format: 'chunkmount-restore', version: 1, source: this.source, reached };
     const { record: file } = PartialFile.paths(this.target.file);
     const temporary = `${file}.tmp`;
     // No fsync: a lost or old record costs time, never correctness.
-    fs.rmSync(temporary, { force: true });
-    fs.writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: 'wx' });
-    fs.renameSync(temporary, file);
+    try {
+      fs.rmSync(temporary, { force: true });
+      fs.writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600, flag: 'wx' });
+      fs.renameSync(temporary, file);
+    } catch (error) {
+      if (isDiskFull(error)) fs.rmSync(temporary, { force: true });
+    }
   }
 
   /**

@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import { failed, messageOf, systemCode } from '../errors.js';
+import { isDiskFull } from '../host/durable.js';
 import { pageBuffer } from '../host/page-buffer.js';
 import { writeFullyAt } from './full-io.js';
 
@@ -67,10 +68,9 @@ export class TargetWriter {
       this.#write();
     } catch (error) {
       throw failed(`${this.target.name} cannot be written at ${this.#position}: ${messageOf(error)}`, {
-        hint:
-          systemCode(error) === 'ENOSPC'
-            ? 'make room and run the same command again: what has been restored is kept'
-            : 'look at the storage that it is on (dmesg)',
+        hint: isDiskFull(error)
+          ? 'make room and run the same command again: what has been restored is kept'
+          : 'look at the storage that it is on (dmesg)',
       });
     }
     this.#length = 0;
