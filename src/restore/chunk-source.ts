@@ -20,6 +20,12 @@ const PIECE_LENGTH = 128 * 1024;
 /** For the byte that there must not be behind a chunk. */
 const PROBE = new Uint8Array(1);
 
+/** What is in the place of a chunk, by the error of whoever took it for a file. */
+function wrongTypeText(code: string): string {
+  if (code === 'ELOOP') return 'a link';
+  return code === 'ENOTDIR' ? 'below a link or a file' : 'no plain file';
+}
+
 /** What the sums say of each chunk. */
 export type KnownSums = Pick<Sums, 'hashes' | 'lost' | 'skipped' | 'none'>;
 
@@ -267,7 +273,7 @@ export class ChunkSource {
     const code = systemCode(error);
     if (code === undefined) throw error;
     const kind: DamageKind = code === 'ENOENT' ? 'missing' : isWrongType(error) ? 'unsafe' : 'unreadable';
-    const found = kind === 'missing' ? 'nothing' : kind === 'unsafe' ? 'a link, or below a link' : code;
+    const found = kind === 'missing' ? 'nothing' : kind === 'unsafe' ? wrongTypeText(code) : code;
     return this.#damage(kind, index, this.expected(index), found);
   }
 

@@ -52,8 +52,10 @@ export function* listNames(directory: number): Generator<string, void, undefined
   }
 }
 
-/** Whether the error says that a link, or no directory, is where a file or directory of a tree should be. */
+/** A link, no directory, a directory; a socket when it is opened, a FIFO when it is read at a position. */
+const WRONG_TYPE: readonly unknown[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO', 'ESPIPE'];
+
+/** Whether the error says that something else is where a file or directory of a tree should be. */
 export function isWrongType(error: unknown): boolean {
-  const code = systemCode(error);
-  return code === 'ELOOP' || code === 'ENOTDIR' || code === 'EISDIR' || code === 'ENXIO';
+  return WRONG_TYPE.includes(systemCode(error));
 }
