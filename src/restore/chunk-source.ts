@@ -223,7 +223,7 @@ export class ChunkSource {
     return this.#openFailed(index, error);
   }
 
-  /** The names in chunk directory `number`, strays included; none if it cannot be opened. */
+  /** The names in chunk directory `number`, strays included; none if it cannot be opened. Throws system errors. */
   *names(number: number): Generator<string, void, undefined> {
     let fd: number;
     try {

@@ -44,7 +44,8 @@ const NEXT_STEP: Readonly<Record<DamageKind, string>> = {
   hash: 'take the file from another copy of this backup, or go on without it: --keep-going',
   unsafe:
     'a tree holds plain files and directories only; take the file from another copy, or go on without it: --keep-going',
-  unreadable: 'look at the storage that holds the backup (dmesg), or go on without this chunk: --keep-going',
+  unreadable:
+    'look at the storage that holds the backup (dmesg) and whether you may read it, or go on without this chunk: --keep-going',
   unverified: 'take the sums file from another copy of this backup, or go on: --keep-going',
 };
 

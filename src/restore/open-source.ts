@@ -2,7 +2,7 @@ import type { ManifestDisk } from '../chunks/manifest.js';
 import { ChunkmountError, systemCode } from '../errors.js';
 import { ChunkSource, NONE } from './chunk-source.js';
 import { readSums, type Sums } from './sums.js';
-import type { Tree } from './tree.js';
+import { type Tree, unreadable } from './tree.js';
 import { isWrongType, openDirectory } from './tree-files.js';
 
 export interface OpenOptions {
@@ -26,7 +26,7 @@ export async function openSource(
   return sourceWithSums(tree, disk, sums);
 }
 
-/** Opens a disk whose sums have been read before. Throws kind `integrity` if its directory is a link. */
+/** Opens a disk whose sums have been read before. Throws if its directory cannot be opened: kind `integrity` if it is a link. */
 export async function sourceWithSums(
   tree: Tree,
   disk: ManifestDisk,
@@ -44,7 +44,7 @@ function openDiskDirectory(tree: Tree, disk: ManifestDisk): number {
     return openDirectory(tree.fd, disk.directory);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return NONE;
-    if (!isWrongType(error)) throw error;
+    if (!isWrongType(error)) throw unreadable(`${tree.root}/${disk.directory}`, error);
     throw new ChunkmountError('integrity', `${tree.root}/${disk.directory} is a link or no directory`, {
       hint: 'a tree holds plain files and directories only; take the directory from another copy of this backup',
       cause: error,

@@ -1,9 +1,9 @@
-import { messageOf } from '../errors.js';
+import { messageOf, systemCode } from '../errors.js';
 import type { ChunkDamage } from './damage.js';
 
 /** Something wrong with a tree that is not about one chunk. */
 export interface FileProblem {
-  readonly kind: 'manifest' | 'sums' | 'xml' | 'extra' | 'stray' | 'disk';
+  readonly kind: 'manifest' | 'sums' | 'xml' | 'extra' | 'stray' | 'disk' | 'directory';
   /** Relative to the tree. */
   readonly path: string;
   /** A clause that names the file. */
@@ -25,4 +25,20 @@ export type Problem = FileProblem | ChunkDifference | ChunkDamage;
 
 export function fileProblem(kind: FileProblem['kind'], path: string, error: unknown): FileProblem {
   return { kind, path, message: messageOf(error) };
+}
+
+/** For something that does not belong into the tree. */
+export function stray(path: string): FileProblem {
+  return { kind: 'stray', path, message: `${path} does not belong to the tree` };
+}
+
+/** For a directory whose names cannot be read: what does not belong there cannot be known. `name`: what to call it. */
+export function unlisted(path: string, error: unknown, name: string = path): FileProblem {
+  const message = `${name} cannot be listed: ${systemCode(error) ?? messageOf(error)}`;
+  return { kind: 'directory', path, message };
+}
+
+export function byPath(a: FileProblem, b: FileProblem): number {
+  if (a.path === b.path) return 0;
+  return a.path < b.path ? -1 : 1;
 }

@@ -166,7 +166,15 @@ function readOpened(
   const piece = pageBuffer(Math.floor(PIECE_BYTES / length) * length);
   for (let first = 0; first < readable; first += piece.byteLength / length) {
     const wanted = Math.min(piece.byteLength, (readable - first) * length);
-    const got = readFully(fd!, piece, wanted, first * length);
+    let got: number;
+    try {
+      got = readFully(fd!, piece, wanted, first * length);
+    } catch (error) {
+      problems.push(unreadable(file, error));
+      lost.fill(1, first, first + wanted / length);
+      lostCount += wanted / length;
+      continue;
+    }
     // A file that shrinks under us: the rest of its lines are lost, whatever the buffer still holds.
     piece.fill(0, got, wanted);
     const into = { hashes: hashes.subarray(first * 2), skipped: skipped?.subarray(first) };

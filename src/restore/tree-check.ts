@@ -5,7 +5,7 @@ import { type ManifestDisk, type ManifestExtra, topLevelNames } from '../chunks/
 import { systemCode } from '../errors.js';
 import { parseDefinition } from '../libvirt/definition.js';
 import { child, rootOf, textOf } from '../libvirt/xml.js';
-import { type FileProblem, fileProblem } from './problem.js';
+import { byPath, type FileProblem, fileProblem, stray, unlisted } from './problem.js';
 import type { Tree } from './tree.js';
 import { listNames, openDirectory, statFile } from './tree-files.js';
 import { MAX_LISTED } from './worker-pool.js';
@@ -13,31 +13,33 @@ import { MAX_LISTED } from './worker-pool.js';
 /** Everything at the top of a tree: domain XML, extra files, names that do not belong there. Chunks and sums are looked at elsewhere. */
 export function checkTopLevel(tree: Tree): FileProblem[] {
   if (tree.isPlain) return [];
-  const known = new Set(topLevelNames(tree.manifest));
-  const strays = take(listNames(tree.fd), (name) => !known.has(name));
   return [
     ...checkXml(tree),
     ...tree.manifest.extras.flatMap((extra) => checkExtra(tree, extra)),
-    ...strays.sort().map(stray),
+    ...take(strayNames(tree)).sort(byPath),
   ];
 }
 
-export function stray(path: string): FileProblem {
-  return { kind: 'stray', path, message: `${path} does not belong to the tree` };
+function* strayNames({ fd, root, manifest }: Tree): Generator<FileProblem, void> {
+  const known = new Set(topLevelNames(manifest));
+  try {
+    for (const name of listNames(fd)) if (!known.has(name)) yield stray(name);
+  } catch (error) {
+    yield unlisted('.', error, root);
+  }
 }
 
-/** The names that match, as long as there are not too many to be of use. */
-function take(names: Iterable<string>, matches: (name: string) => boolean): string[] {
-  const found: string[] = [];
-  for (const name of names) {
-    if (!matches(name)) continue;
-    found.push(name);
+/** The problems, as long as there are not too many to be of use. */
+function take(problems: Iterable<FileProblem>): FileProblem[] {
+  const found: FileProblem[] = [];
+  for (const problem of problems) {
+    found.push(problem);
     if (found.length === MAX_LISTED) break;
   }
   return found;
 }
 
-/** Directories of a disk that do not belong there. */
+/** Directories of a disk that do not belong there, or cannot be listed. Those that hold chunks are looked at elsewhere. */
 export function checkDiskDirectory(tree: Tree, target: string): FileProblem[] {
   const disk = tree.disk(target);
   const { directory } = disk;
@@ -57,9 +59,7 @@ export function checkDiskDirectory(tree: Tree, target: string): FileProblem[] {
   }
   try {
     const place = { fd, path: directory, rank: layoutOf(disk.layout).levels, number: 0 };
-    return take(strayDirectories(disk, place), () => true)
-      .sort()
-      .map(stray);
+    return take(strayDirectories(disk, place)).sort(byPath);
   } finally {
     fs.closeSync(fd);
   }
@@ -74,12 +74,19 @@ interface Place {
 }
 
 /** What does not belong into such a directory, and into those below. One that cannot be opened has all its chunks missing. */
-function* strayDirectories(disk: ManifestDisk, { fd, path, rank, number }: Place): Generator<string, void> {
+function* strayDirectories(
+  disk: ManifestDisk,
+  { fd, path, rank, number }: Place,
+): Generator<FileProblem, void> {
   const count = directoryCount(disk, rank - 1);
-  for (const name of listNames(fd)) {
-    const child = layoutOf(disk.layout).parseDirectoryName(rank - 1, number, name);
-    if (child < 0 || child >= count) yield `${path}/${name}`;
-    else if (rank > 1) yield* straysIn(disk, fd, { name, path, rank: rank - 1, number: child });
+  try {
+    for (const name of listNames(fd)) {
+      const child = layoutOf(disk.layout).parseDirectoryName(rank - 1, number, name);
+      if (child < 0 || child >= count) yield stray(`${path}/${name}`);
+      else if (rank > 1) yield* straysIn(disk, fd, { name, path, rank: rank - 1, number: child });
+    }
+  } catch (error) {
+    yield unlisted(path, error);
   }
 }
 
@@ -87,7 +94,7 @@ function* straysIn(
   disk: ManifestDisk,
   parent: number,
   { name, path, rank, number }: { name: string; path: string; rank: number; number: number },
-): Generator<string, void> {
+): Generator<FileProblem, void> {
   let fd: number;
   try {
     fd = openDirectory(parent, name);

@@ -93,9 +93,17 @@ function readText(root: string, directory: number, name: string): string {
         hint: copyHint(file),
       });
     }
-    return fs.readFileSync(fd, 'utf8');
+    return readOpened(fd, file);
   } finally {
     fs.closeSync(fd);
+  }
+}
+
+function readOpened(fd: number, file: string): string {
+  try {
+    return fs.readFileSync(fd, 'utf8');
+  } catch (error) {
+    throw unreadable(file, error);
   }
 }
 
@@ -107,11 +115,17 @@ function notPlain(file: string): ChunkmountError {
   return new ChunkmountError('integrity', `${file} is no plain file`, { hint: copyHint(file) });
 }
 
-/** The error for a file of a tree that could not be opened. */
+/** The error for a file or directory of a tree that could not be opened or read. */
 export function unreadable(file: string, error: unknown): ChunkmountError {
   if (isWrongType(error)) return notPlain(file);
   const code = systemCode(error);
-  if (code !== 'ENOENT') return failed(`${file} cannot be read: ${code ?? error}`, { cause: error });
+  if (code !== 'ENOENT') {
+    const hint =
+      code === 'EACCES'
+        ? 'trees are readable for root only'
+        : `look at the storage that holds the backup (dmesg), or ${copyHint(file)}`;
+    return failed(`${file} cannot be read: ${code ?? error}`, { hint, cause: error });
+  }
   const hint =
     path.basename(file) === MANIFEST_NAME
       ? `give the directory that holds it, or ${copyHint(file)}; a copy of chunkfs takes --size`

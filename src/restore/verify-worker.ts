@@ -3,6 +3,7 @@ import { workerData } from 'node:worker_threads';
 import { CHUNKS_PER_DIRECTORY } from '../chunks/geometry.js';
 import { directoryPath, layoutOf } from '../chunks/layout.js';
 import { ChunkSource, type SharedSource } from './chunk-source.js';
+import { stray, unlisted } from './problem.js';
 import { isSampled, type Sample } from './sample.js';
 import { type SharedQueue, WorkQueue } from './work-queue.js';
 import { tell, workOff } from './worker-loop.js';
@@ -39,12 +40,17 @@ function findStrays(first: number): void {
   if (first % CHUNKS_PER_DIRECTORY !== 0) return;
   const number = first / CHUNKS_PER_DIRECTORY;
   const end = Math.min(first + CHUNKS_PER_DIRECTORY, disk.chunkCount);
-  for (const name of source.names(number)) {
-    const index = layout.parseChunkName(number, name);
-    // A file in the place of a chunk that has none is of another backup.
-    if (index < first || index >= end || source.isSkipped(index)) {
-      tell({ kind: 'stray', path: `${disk.directory}/${directoryPath(layout, number)}/${name}` });
+  const path = `${disk.directory}/${directoryPath(layout, number)}`;
+  try {
+    for (const name of source.names(number)) {
+      const index = layout.parseChunkName(number, name);
+      // A file in the place of a chunk that has none is of another backup.
+      if (index < first || index >= end || source.isSkipped(index))
+        tell({ kind: 'problem', problem: stray(`${path}/${name}`) });
     }
+  } catch (error) {
+    // Its chunks may be there all the same.
+    tell({ kind: 'problem', problem: unlisted(path, error) });
   }
 }
 

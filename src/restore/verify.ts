@@ -13,7 +13,7 @@ import { type ChunkDifference, fileProblem, type Problem } from './problem.js';
 import type { Sample } from './sample.js';
 import { readSums, type Sums } from './sums.js';
 import { Tree } from './tree.js';
-import { checkDiskDirectory, checkTopLevel, stray } from './tree-check.js';
+import { checkDiskDirectory, checkTopLevel } from './tree-check.js';
 import type { VerifyTask } from './verify-worker.js';
 import { blockChunks, WorkQueue } from './work-queue.js';
 import { MAX_LISTED, runPool } from './worker-pool.js';
@@ -164,8 +164,8 @@ async function verifyChunks(
   try {
     source = await sourceWithSums(tree, disk, sums);
   } catch (error) {
-    // Said by checkDiskDirectory: it is a link or a file.
-    if (error instanceof ChunkmountError && error.kind === 'integrity') return 0;
+    // Said by checkDiskDirectory: it is a link or a file, or cannot be opened.
+    if (error instanceof ChunkmountError) return 0;
     throw error;
   }
   try {
@@ -176,7 +176,11 @@ async function verifyChunks(
     const task: VerifyTask = { source: source.share(), queue: queue.shared, sample };
     const worker = scriptUrl('restore/verify-worker.js');
     const label = `verifying ${disk.target}`;
-    const { damage, damageCount, strays } = await runPool({
+    const {
+      damage,
+      damageCount,
+      problems: found,
+    } = await runPool({
       worker,
       task,
       queue,
@@ -187,7 +191,7 @@ async function verifyChunks(
     });
     if (signal.aborted) throw failed(`the verification of ${tree.root} was interrupted`);
     problems.add(damage, damageCount);
-    problems.add(strays.map(stray));
+    problems.add(found);
     return queue.counted('verified');
   } finally {
     source.close();

@@ -4,6 +4,7 @@ import type { Geometry } from '../chunks/geometry.js';
 import { failed, messageOf } from '../errors.js';
 import type { Reporter } from '../report/reporter.js';
 import type { ChunkDamage } from './damage.js';
+import { byPath, type FileProblem } from './problem.js';
 import type { WorkQueue } from './work-queue.js';
 
 /** One can compute while the other waits for the disk; more than eight only make it seek. */
@@ -18,7 +19,7 @@ export const MAX_LISTED = 100_000;
 /** What worker threads tell us; everything else goes through the queue's counters. */
 export type WorkerMessage =
   | { readonly kind: 'damage'; readonly damage: ChunkDamage }
-  | { readonly kind: 'stray'; readonly path: string }
+  | { readonly kind: 'problem'; readonly problem: FileProblem }
   | { readonly kind: 'failure'; readonly message: string; readonly hint?: string };
 
 export interface PoolRequest {
@@ -40,22 +41,22 @@ export interface PoolResult {
   /** In order of chunk, at most MAX_LISTED. */
   readonly damage: readonly ChunkDamage[];
   readonly damageCount: number;
-  /** Paths relative to the tree, sorted, at most MAX_LISTED. */
-  readonly strays: readonly string[];
+  /** Of directories of chunks. In order of path, at most MAX_LISTED. */
+  readonly problems: readonly FileProblem[];
 }
 
 /** Collects what the workers say. */
 class Findings {
   readonly damage: ChunkDamage[] = [];
   damageCount = 0;
-  readonly strays: string[] = [];
+  readonly problems: FileProblem[] = [];
   failure: Extract<WorkerMessage, { kind: 'failure' }> | undefined;
 
   take(message: WorkerMessage): void {
     if (message.kind === 'failure') {
       this.failure ??= message;
-    } else if (message.kind === 'stray') {
-      if (this.strays.length < MAX_LISTED) this.strays.push(message.path);
+    } else if (message.kind === 'problem') {
+      if (this.problems.length < MAX_LISTED) this.problems.push(message.problem);
     } else {
       this.damageCount++;
       if (this.damage.length < MAX_LISTED) this.damage.push(message.damage);
@@ -63,8 +64,12 @@ class Findings {
   }
 
   result(): PoolResult {
-    const { damage, damageCount, strays } = this;
-    return { damage: damage.sort((a, b) => a.chunk - b.chunk), damageCount, strays: strays.sort() };
+    const { damage, damageCount, problems } = this;
+    return {
+      damage: damage.sort((a, b) => a.chunk - b.chunk),
+      damageCount,
+      problems: problems.sort(byPath),
+    };
   }
 }
 
