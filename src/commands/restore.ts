@@ -5,7 +5,9 @@ import { ChunkmountError, usage } from '../errors.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import type { PlainShape } from '../restore/plain-tree.js';
-import { type RestoreResult, restoreDisk } from '../restore/restore-disk.js';
+import type { RestoreResult } from '../restore/restore-disk.js';
+import { restoreDisks } from '../restore/restore-disks.js';
+import type { RestoreRequest } from '../restore/restore-request.js';
 import { restoreToStream } from '../restore/restore-stream.js';
 import type { Compression } from '../restore/to-qcow2.js';
 import { Tree } from '../restore/tree.js';
@@ -221,10 +223,12 @@ async function toPaths(
   const results: RestoreResult[] = [];
   const places = destinations(tree, targets, options);
   if (options.state !== undefined) refusePartsOfDisks([...places.values()], options.state);
+  const requests = new Map<string, RestoreRequest>();
   for (const [target, to] of places) {
     const format = options.format ?? (to.endsWith('.qcow2') ? 'qcow2' : 'raw');
-    const request = { to, format, compression, force, delta, keepGoing };
-    const result = await restoreDisk(tree, target, request, context);
+    requests.set(target, { to, format, compression, force, delta, keepGoing });
+  }
+  for await (const result of restoreDisks(tree, requests, context)) {
     context.reporter.notice(summary(result));
     results.push(result);
   }

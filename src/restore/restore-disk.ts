@@ -31,10 +31,8 @@ export async function restoreDisk(
   request: RestoreRequest,
   context: RestoreContext,
 ): Promise<RestoreResult> {
-  const target = examineTarget(request.to);
   tree.disk(disk);
-  checkRequest(request, target);
-  if (target.kind !== 'nothing') await refuseIfUsedByQemu(target.file);
+  const target = await checkPlace(request);
   const source = await openSource(tree, disk, { evenWithoutSums: request.keepGoing });
   try {
     const job: RestoreJob = { ...context, source, request };
@@ -47,6 +45,14 @@ export async function restoreDisk(
   } finally {
     source.close();
   }
+}
+
+/** Looks at the place, and throws as restoreDisk does for one that cannot be. Changes nothing. */
+export async function checkPlace(request: RestoreRequest): Promise<Target> {
+  const target = examineTarget(request.to);
+  checkRequest(request, target);
+  if (target.kind !== 'nothing') await refuseIfUsedByQemu(target.file);
+  return target;
 }
 
 function inPlace(request: RestoreRequest, target: Target): boolean {

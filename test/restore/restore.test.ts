@@ -207,6 +207,39 @@ describe('restore of several disks', () => {
     expect(fs.readFileSync(path.join(directory, 'new/vdb.raw')).equals(disks[1]!.content)).toBe(true);
   });
 
+  it('looks at all places before it writes anything', async () => {
+    const { root, directory } = tree();
+    fs.mkdirSync(path.join(directory, 'new'));
+    fs.writeFileSync(path.join(directory, 'new/vdb.raw'), '');
+    const error = await errorOf(restore({ tree: root, to: path.join(directory, 'new') }), 'usage');
+    expect(error.message).toMatch(/new\/vdb\.raw exists$/);
+    expectOnly(path.join(directory, 'new'), 'vdb.raw');
+  });
+
+  it('goes on with the disks that are missing when it was cut off', async () => {
+    const { root, directory } = tree();
+    const options = { tree: root, to: `${directory}/new/` };
+    flipBit(path.join(root, 'vdb/000000/00000001'));
+    await errorOf(restore(options), 'integrity');
+    const { ino, mtimeMs } = fs.statSync(path.join(directory, 'new/vda.raw'));
+    flipBit(path.join(root, 'vdb/000000/00000001'));
+    const results = await restore(options);
+    expect(results.map(({ disk }) => disk)).toEqual(['vdb']);
+    expect(fs.statSync(path.join(directory, 'new/vda.raw'))).toMatchObject({ ino, mtimeMs });
+    expect(fs.readFileSync(path.join(directory, 'new/vdb.raw')).equals(disks[1]!.content)).toBe(true);
+    expectOnly(path.join(directory, 'new'), 'vda.raw', 'vdb.raw');
+    await errorOf(restore(options), 'usage');
+  });
+
+  it('does not take a file for its own that somebody has touched since', async () => {
+    const { root, directory } = tree();
+    flipBit(path.join(root, 'vdb/000000/00000001'));
+    const options = { tree: root, to: `${directory}/new/` };
+    await errorOf(restore(options), 'integrity');
+    fs.appendFileSync(path.join(directory, 'new/vda.raw'), 'x');
+    expect((await errorOf(restore(options), 'usage')).message).toMatch(/vda\.raw exists$/);
+  });
+
   it('takes one of them with --disk', async () => {
     const { root, directory } = tree();
     await restore({ tree: root, to: path.join(directory, 'b.img'), disks: ['vdb'] });
