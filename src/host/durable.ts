@@ -66,26 +66,24 @@ export function isDiskFull(error: unknown): boolean {
   return ['ENOSPC', 'EDQUOT'].includes(systemCode(error) ?? '');
 }
 
-/** Makes `directory` and its parents (mode 0700 for each one made) durable. */
+/**
+ * Makes `directory` and its parents (mode 0700 for each one made) durable. Not with mkdirSync's `recursive`: where mkdir(2) says ENOENT of
+ * a directory whose parent is there, as below an automounter or in /proc, Node.js 20 goes round in circles for ever.
+ */
 export function makeDirectory(directory: string, mode = 0o700): void {
-  let first: string | undefined;
-  try {
-    first = fs.mkdirSync(directory, { recursive: true, mode });
-  } catch (error) {
-    // Node says ENOENT for a read-only file system; mkdir(2) of the first one that is missing says why.
-    if (systemCode(error) === 'ENOENT') fs.mkdirSync(firstMissing(path.resolve(directory)), mode);
-    throw error;
+  const given = path.resolve(directory);
+  const missing = [given];
+  for (let above = path.dirname(given); !fs.existsSync(above); above = path.dirname(above))
+    missing.push(above);
+  for (const one of missing.reverse()) {
+    try {
+      fs.mkdirSync(one, mode);
+    } catch (error) {
+      if (fs.statSync(one, { throwIfNoEntry: false })?.isDirectory() === true) continue;
+      throw error;
+    }
+    fsyncDirectory(path.dirname(one));
   }
-  if (first === undefined) return;
-  const above = path.dirname(path.resolve(first));
-  for (let made = path.resolve(directory); made !== above; made = path.dirname(made)) {
-    fsyncDirectory(path.dirname(made));
-  }
-}
-
-function firstMissing(directory: string): string {
-  const above = path.dirname(directory);
-  return above === directory || fs.existsSync(above) ? directory : firstMissing(above);
 }
 
 /** The file's content, or undefined if there is no such file. Other errors are passed on. */

@@ -91,6 +91,15 @@ describe('makeDirectory', () => {
     }
   });
 
+  it('ends where there can be no such directory', async () => {
+    // In another process: if this does not end, neither does a test that is in it.
+    const module = path.resolve(import.meta.dirname, '../../build/host/durable.js');
+    const script = `import(${JSON.stringify(module)}).then((durable) => durable.makeDirectory('/proc/chunkmount/a'))`;
+    await expect(run(process.execPath, ['--eval', script], { timeoutMs: 20_000 })).rejects.toThrow(
+      "ENOENT: no such file or directory, mkdir '/proc/chunkmount'",
+    );
+  });
+
   it('leaves alone what is there', () => {
     fs.chmodSync(directory, 0o755);
     makeDirectory(directory);
