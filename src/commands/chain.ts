@@ -5,6 +5,7 @@ import type { DiskCopy, Point } from '../chain/chain-record.js';
 import { choosePoint, openChain, restorePoint } from '../chain/restore-point.js';
 import { type ChainResult, type ConsolidateMethod, runChain } from '../chain/run-chain.js';
 import { usage } from '../errors.js';
+import { makeDirectory } from '../host/durable.js';
 import { formatBytes } from '../report/format.js';
 import {
   addConnectOption,
@@ -194,7 +195,7 @@ function targetsOf(copies: readonly DiskCopy[], to: string, format: 'raw' | 'qco
       hint: `give one of them (--disk=${copies[0]?.target}), or a directory: --to=${to}/`,
     });
   }
-  fs.mkdirSync(to, { recursive: true, mode: 0o700 });
+  makeDirectory(to);
   const kind = format ?? 'raw';
   return copies.map((copy) => ({ copy, to: path.resolve(to, `${copy.target}.${kind}`), format: kind }));
 }
@@ -206,7 +207,8 @@ export async function runChainRestore(
   context: CommandContext,
 ): Promise<void> {
   const { reporter, signal } = context;
-  if (options.to === undefined) throw usage('it was not said where to restore to', { hint: 'add --to=PATH' });
+  if (options.to === undefined || options.to === '')
+    throw usage('it was not said where to restore to', { hint: 'add --to=PATH' });
   const record = openChain(directory);
   const point = choosePoint(record, options.at);
   const wanted =

@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
-import { ChunkmountError, usage } from '../errors.js';
+import { ChunkmountError, failed, systemCode, usage } from '../errors.js';
+import { makeDirectory } from '../host/durable.js';
 import { formatBytes } from '../report/format.js';
 import { type ChunkDamage, describeRun, joinDamages } from '../restore/damage.js';
 import type { PlainShape } from '../restore/plain-tree.js';
@@ -129,7 +130,7 @@ export const restoreCommand: CommandModule = (context) => {
       if (flags.define === true) return runRestoreVm(tree, flags, context());
       const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
       const plain = plainShape(flags);
-      if (to === undefined)
+      if (to === undefined || to === '')
         throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
       const state = stateDirectory(flags);
       const given = { tree, disks, compression, to, format, force, delta, keepGoing, plain, state };
@@ -203,10 +204,31 @@ async function toStdout(
   finish(tree, [{ disk: target, damage, damageCount }], { reporter });
 }
 
+/** An image in a tree is what verify calls damage, and the next rsync --delete removes; `--to=vda` from within is easily typed. */
+function refuseInside({ root, isPlain, manifest }: Tree, to: string): void {
+  const tree = fs.realpathSync(isPlain ? path.join(root, manifest.disks[0]!.directory) : root);
+  let place = path.resolve(to);
+  while (!fs.existsSync(place)) place = path.dirname(place);
+  if (!`${fs.realpathSync(place)}/`.startsWith(`${tree}/`)) return;
+  throw usage(`${to} lies in the tree, which stays as it is`, { hint: 'give a place outside of it' });
+}
+
+function makePlace(directory: string): void {
+  try {
+    makeDirectory(directory);
+  } catch (error) {
+    throw failed(`the directory ${directory} cannot be made: ${systemCode(error) ?? error}`, {
+      hint: 'give another one, or make it first',
+      cause: error,
+    });
+  }
+}
+
 /** Where each disk goes. */
 function destinations(tree: Tree, targets: readonly string[], options: RestoreOptions): Map<string, string> {
   const { to, format = 'raw' } = options;
-  if (to.endsWith('/')) fs.mkdirSync(to, { recursive: true, mode: 0o700 });
+  refuseInside(tree, to);
+  if (to.endsWith('/')) makePlace(to);
   if (fs.existsSync(`${to}/.`)) {
     return new Map(targets.map((target) => [target, path.join(to, `${target}.${format}`)]));
   }

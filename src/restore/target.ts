@@ -42,9 +42,10 @@ function realPath(file: string): string | undefined {
 export function examineTarget(given: string): Target {
   const file = realPath(given);
   if (file === undefined) return newTarget(given);
-  const stat = fs.statSync(file, { bigint: true });
-  if (stat.isBlockDevice()) return { kind: 'device', file, size: deviceSize(file, stat.rdev) };
-  if (stat.isFile())
+  // Of a pipe, as behind /dev/stdout, there is a name and no file.
+  const stat = fs.statSync(file, { bigint: true, throwIfNoEntry: false });
+  if (stat?.isBlockDevice() === true) return { kind: 'device', file, size: deviceSize(file, stat.rdev) };
+  if (stat?.isFile() === true)
     return {
       kind: 'file',
       file,

@@ -1,9 +1,11 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { execa } from 'execa';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { RestoreOptions } from '../../src/commands/restore.js';
 import { run } from '../../src/host/exec.js';
 import type { RestoreResult } from '../../src/restore/restore-disk.js';
+import { CLI } from '../support/chunkmount.js';
 import { build, program, requireAll } from '../support/requirements.js';
 import { testBytes, writeTree } from '../support/trees.js';
 import { built, errorOf, RecordingContext, temporaryDirectory } from './built.js';
@@ -143,12 +145,38 @@ describe('restore to a new file', () => {
     ['a directory that is a file', 'file/new.img', /^.*\/file is no directory$/],
     ['a pipe', '/dev/null', /^\/dev\/null is no file and no block device$/],
     ['a dangling link', 'dangling', /is a symbolic link to nothing$/],
+    ['the directory of a disk', 'mail01/vda', /mail01\/vda lies in the tree, which stays as it is$/],
+    ['a new file in the tree', 'mail01/new.img', /lies in the tree/],
   ])('refuses %s', async (_, to, message) => {
     const { root, beside } = demoTree();
     fs.symlinkSync('nowhere', beside('dangling'));
     fs.writeFileSync(beside('file'), '');
     const error = await errorOf(restore({ tree: root, to: path.resolve(beside('.'), to) }), 'usage');
     expect(error.message).toMatch(message);
+  });
+
+  it('refuses a pipe that has no place, as /dev/stdout may be', async () => {
+    const { root } = demoTree();
+    const { exitCode, stderr } = await execa(process.execPath, [CLI, 'restore', root, '--to=/dev/stdout'], {
+      reject: false,
+    });
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining('use --to=- and redirect the output')]);
+  });
+
+  it('refuses an empty path, which would be the working directory', async () => {
+    const { root } = demoTree();
+    const { exitCode, stderr } = await execa(process.execPath, [CLI, 'restore', root, '--to='], {
+      cwd: temporaryDirectory(),
+      reject: false,
+    });
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining('it was not said where to restore to')]);
+  });
+
+  it('names a directory that cannot be made', async () => {
+    const { root, beside } = demoTree();
+    fs.writeFileSync(beside('file'), '');
+    const error = await errorOf(restore({ tree: root, to: `${beside('file')}/` }), 'failed');
+    expect(error.message).toBe(`the directory ${beside('file')}/ cannot be made: EEXIST`);
   });
 
   it('refuses a tree that is none, and a disk that is none', async () => {
