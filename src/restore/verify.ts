@@ -120,10 +120,18 @@ async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyR
   }
   const other = request.against === undefined ? undefined : Tree.open(request.against);
   try {
+    // First of all: a tree that it cannot be compared with is not to be found out about after hours of reading.
+    const differences = new Map(
+      other === undefined ? [] : disks.map((disk) => [disk, compareWith(tree, other, disk)]),
+    );
     const problems = new Problems();
     problems.add(checkTopLevel(tree));
     const reports: DiskReport[] = [];
-    for (const disk of disks) reports.push(await verifyDisk(tree, disk, other, request, problems));
+    for (const disk of disks) {
+      reports.push(await verifyDisk(tree, disk, request, problems));
+      const found = differences.get(disk);
+      if (found !== undefined) problems.addDifferences(found.listed, found.count);
+    }
     if (other !== undefined && request.disks === undefined)
       problems.addDifferences(missingDisks(tree, other));
     const { list, count: problemCount, differenceCount } = problems;
@@ -140,7 +148,6 @@ async function verifyOpened(tree: Tree, request: VerifyRequest): Promise<VerifyR
 async function verifyDisk(
   tree: Tree,
   disk: ManifestDisk,
-  other: Tree | undefined,
   request: VerifyRequest,
   problems: Problems,
 ): Promise<DiskReport> {
@@ -148,7 +155,6 @@ async function verifyDisk(
   problems.add(sums.problems.map((error) => fileProblem('sums', disk.sums, error)));
   problems.add(checkDiskDirectory(tree, disk.target));
   const verified = await verifyChunks(tree, disk, sums, request, problems);
-  if (other !== undefined) compareWith(other, disk, sums, problems);
   return { disk: disk.target, size: disk.size, chunks: disk.chunkCount, verified };
 }
 
@@ -210,33 +216,32 @@ function noDisk(tree: Tree, target: string): Problem {
   return { kind: 'disk', path: target, message: `${tree.root} has no disk ${target}` };
 }
 
-/** Names the chunks that another tree has other sums of. */
-function compareWith(other: Tree, disk: ManifestDisk, sums: Sums, problems: Problems): void {
+interface Differences {
+  /** At most MAX_LISTED. */
+  readonly listed: readonly Problem[];
+  readonly count: number;
+}
+
+/** Names the chunks that another tree has other sums of. Throws if that one has damaged sums, or another chunk size. */
+function compareWith(tree: Tree, other: Tree, disk: ManifestDisk): Differences {
   const theirs = other.manifest.disks.find(({ target }) => target === disk.target);
-  if (theirs === undefined) {
-    problems.addDifferences([noDisk(other, disk.target)]);
-    return;
-  }
+  if (theirs === undefined) return { listed: [noDisk(other, disk.target)], count: 1 };
   const otherSums = readSums(other, theirs);
   const [problem] = otherSums.problems;
   if (problem !== undefined) throw problem;
   const [here, there] = [
-    { disk, sums },
+    { disk, sums: readSums(tree, disk) },
     { disk: theirs, sums: otherSums },
   ];
-  const differences: ChunkDifference[] = [];
+  const listed: ChunkDifference[] = [];
   let count = 0;
   for (const range of differingRanges(here, there)) {
     count += range.count;
-    for (
-      let chunk = range.first;
-      chunk < range.first + range.count && differences.length < MAX_LISTED;
-      chunk++
-    ) {
+    for (let chunk = range.first; chunk < range.first + range.count && listed.length < MAX_LISTED; chunk++) {
       const path = `${disk.directory}/${chunkPath(layoutOf(disk.layout), chunk)}`;
       const [expected, found] = [hashText(there, chunk), hashText(here, chunk)];
-      differences.push({ kind: 'differs', disk: disk.target, chunk, path, expected, found });
+      listed.push({ kind: 'differs', disk: disk.target, chunk, path, expected, found });
     }
   }
-  problems.addDifferences(differences, count);
+  return { listed, count };
 }

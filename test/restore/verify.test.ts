@@ -205,6 +205,17 @@ describe('verify --against', () => {
     ]);
   });
 
+  it('says before it reads anything that the other tree cannot be compared with', async () => {
+    const { root } = demoTree();
+    const others = [demoTree(), demoTree(demoContent(), 2 * CHUNK)] as const;
+    fs.truncateSync(path.join(others[0].root, 'vda.xxh64'), 100);
+    for (const [position, kind] of (['integrity', 'usage'] as const).entries()) {
+      const context = new RecordingContext();
+      await errorOf(runVerify({ tree: root, against: others[position]!.root }, context), kind);
+      expect(context.messages).toEqual([]);
+    }
+  });
+
   it('sees that a disk is missing, unless it is told which ones to look at', async () => {
     const directory = temporaryDirectory();
     const [tree, against] = ['one', 'two'].map((name) => path.join(directory, name)) as [string, string];
