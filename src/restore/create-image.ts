@@ -1,13 +1,11 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { promisify } from 'node:util';
 import { PartialFile } from './partial-file.js';
 import { interrupted, type RestoreJob } from './restore-request.js';
 import type { Target } from './target.js';
+import { syncTarget } from './target-writer.js';
 import { convertToQcow2 } from './to-qcow2.js';
 import { type WriteResult, writeChunks } from './write-chunks.js';
-
-const fsync = promisify(fs.fsync);
 
 /** Makes a new image file, or one that takes another's place. See PartialFile for how it survives an interruption. */
 export async function createImage(job: RestoreJob, target: Target): Promise<WriteResult> {
@@ -51,7 +49,7 @@ async function finish(
 ): Promise<void> {
   if (request.format === 'raw') {
     reporter.debug(`waiting until ${partial.file} is on disk`);
-    await fsync(partial.fd);
+    await syncTarget(partial.fd, target.file);
     await partial.publish();
     return;
   }
@@ -59,7 +57,7 @@ async function finish(
   await convertToQcow2({ raw: partial.file, qcow2, compression: request.compression, reporter, signal });
   const fd = fs.openSync(qcow2, 'r+');
   try {
-    await fsync(fd);
+    await syncTarget(fd, target.file);
   } finally {
     fs.closeSync(fd);
   }

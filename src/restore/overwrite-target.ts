@@ -1,14 +1,12 @@
 import * as fs from 'node:fs';
-import { promisify } from 'node:util';
 import { failed, systemCode, usage } from '../errors.js';
 import type { ChunkSource } from './chunk-source.js';
 import { looksLike } from './other-formats.js';
 import { interrupted, type RestoreJob } from './restore-request.js';
 import type { Target } from './target.js';
 import { lockTarget } from './target-lock.js';
+import { syncTarget } from './target-writer.js';
 import { type WriteResult, writeChunks } from './write-chunks.js';
-
-const fsync = promisify(fs.fsync);
 
 export type OverwritableTarget = Exclude<Target, { kind: 'nothing' }>;
 
@@ -89,7 +87,7 @@ export async function overwriteTarget(job: RestoreJob, target: OverwritableTarge
     if (signal.aborted) throw interrupted(source.disk.target, 'go on with --delta');
     // What lies behind is lost with it: not before all else went well.
     setSize(targetFd, target, source.disk.size, 'cut');
-    await fsync(targetFd);
+    await syncTarget(targetFd, target.file);
     return result;
   } catch (error) {
     reporter.notice(

@@ -3,8 +3,9 @@ import * as path from 'node:path';
 import * as v from 'valibot';
 import { createHasher } from '../chunks/chunk-hash.js';
 import { MAX_CHUNK_COUNT } from '../chunks/geometry.js';
+import type { ManifestDisk } from '../chunks/manifest.js';
 import { formatHash } from '../chunks/paths.js';
-import { failed, systemCode } from '../errors.js';
+import { failed, messageOf, systemCode } from '../errors.js';
 import { fsyncDirectory, isDiskFull, readIfExists } from '../host/durable.js';
 import type { ChunkSource } from './chunk-source.js';
 import { takePlace } from './take-place.js';
@@ -62,6 +63,19 @@ function open(file: string): number {
   throw failed(`${file} is not a partial image of ours`, { hint: 'look at it and remove it' });
 }
 
+/** Makes our file `part` as large as the disk. ext4 takes no file above 16 TiB, FAT none above 4 GiB: then nothing is left of a new one. */
+function enlarge(fd: number, part: string, target: string, { target: disk, size }: ManifestDisk): void {
+  try {
+    fs.ftruncateSync(fd, size);
+  } catch (error) {
+    if (fs.fstatSync(fd).size === 0) fs.rmSync(part, { force: true });
+    throw failed(`${target} cannot be as large as ${disk}, ${size} bytes: ${messageOf(error)}`, {
+      hint: 'give a place on a file system that takes files of that size',
+      cause: error,
+    });
+  }
+}
+
 async function lock(fd: number, file: string, target: string): Promise<void> {
   await lockTarget(fd, target);
   const there = fs.statSync(file, { throwIfNoEntry: false });
@@ -99,7 +113,7 @@ export class PartialFile {
       const mine = before > 0 && known?.source === identity;
       const reached = mine ? Math.min(known.reached, chunkCount) : 0;
       fs.ftruncateSync(fd, Math.min(reached * chunkSize, size));
-      fs.ftruncateSync(fd, size);
+      if (fs.fstatSync(fd).size < size) enlarge(fd, part, target.file, source.disk);
       return new PartialFile(fd, part, target, identity, reached, mine ? 0 : before);
     } catch (error) {
       fs.closeSync(fd);

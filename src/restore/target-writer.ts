@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
-import { failed, messageOf, systemCode } from '../errors.js';
+import { promisify } from 'node:util';
+import { type ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { isDiskFull } from '../host/durable.js';
 import { pageBuffer } from '../host/page-buffer.js';
 import { writeFullyAt } from './full-io.js';
@@ -29,6 +30,26 @@ export function openDirect(fd: number): number | undefined {
     return fs.openSync(`/proc/self/fd/${fd}`, fs.constants.O_WRONLY | fs.constants.O_DIRECT);
   } catch {
     return undefined;
+  }
+}
+
+function notWritten(what: string, error: unknown): ChunkmountError {
+  return failed(`${what}: ${messageOf(error)}`, {
+    hint: isDiskFull(error)
+      ? 'make room and run the same command again: what has been restored is kept'
+      : 'look at the storage that it is on (dmesg)',
+    cause: error,
+  });
+}
+
+const fsync = promisify(fs.fsync);
+
+/** Waits until all that was written to `name` is on disk. Some file systems only then find out that there is no room for it. */
+export async function syncTarget(fd: number, name: string): Promise<void> {
+  try {
+    await fsync(fd);
+  } catch (error) {
+    throw notWritten(`${name} cannot be written`, error);
   }
 }
 
@@ -67,11 +88,7 @@ export class TargetWriter {
     try {
       this.#write();
     } catch (error) {
-      throw failed(`${this.target.name} cannot be written at ${this.#position}: ${messageOf(error)}`, {
-        hint: isDiskFull(error)
-          ? 'make room and run the same command again: what has been restored is kept'
-          : 'look at the storage that it is on (dmesg)',
-      });
+      throw notWritten(`${this.target.name} cannot be written at ${this.#position}`, error);
     }
     this.#length = 0;
   }

@@ -13,8 +13,8 @@ const NOBODY = 65534;
 
 beforeAll(() => requireAll(build));
 
-async function chunkmount(args: readonly string[], broken: string): Promise<CliResult> {
-  const env = { NODE_OPTIONS: `--import ${BROKEN_STORAGE}`, BROKEN: broken };
+async function chunkmount(args: readonly string[], broken: string, call = 'read'): Promise<CliResult> {
+  const env = { NODE_OPTIONS: `--import ${BROKEN_STORAGE}`, BROKEN: broken, BROKEN_CALL: call };
   const { exitCode, stdout, stderr } = await execa(process.execPath, [CLI, ...args], { env, reject: false });
   return { exitCode, stdout, stderr };
 }
@@ -68,6 +68,24 @@ describe('a tree on a broken disk', () => {
       `error: ${path.join(tree.root, 'manifest.json')} cannot be read: EIO\n  look at`,
     );
   });
+});
+
+it.each([
+  ['synced', 'fsync', 'new.img cannot be written: EIO: i/o error, fsync\n  look at the storage'],
+  ['as large as the disk', 'ftruncate', ' bytes: EIO: i/o error, ftruncate\n  give a place on a file system'],
+])('an image that cannot be %s is named', async (_, call, message) => {
+  const tree = demoTree();
+  const to = tree.beside('new.img');
+  const { exitCode, stderr } = await chunkmount(
+    ['restore', tree.root, `--to=${to}`],
+    '.chunkmount-part',
+    call,
+  );
+  expect(exitCode).toBe(1);
+  expect(stderr).toContain(`error: ${fs.realpathSync(tree.directory)}/new.img cannot be`);
+  expect(stderr).toContain(message);
+  // What was restored is kept.
+  expect(fs.existsSync(tree.beside('.new.img.chunkmount-part'))).toBe(call === 'fsync');
 });
 
 it('a disk that the user may not read is named by verify and restore', async () => {
