@@ -80,11 +80,17 @@ const SYSTEM_HINTS: Readonly<Record<string, string>> = {
   EROFS: 'that file system is read-only: give another directory',
 };
 
+/** A path was given from a directory that has been removed or unmounted meanwhile. */
+function isOfWorkingDirectory(error: unknown): boolean {
+  return error instanceof Error && 'syscall' in error && error.syscall === 'uv_cwd';
+}
+
 function hintFor(error: unknown): string | undefined {
   if (error instanceof ChunkmountError && error.hint !== undefined) return error.hint;
   // What a signal interrupts fails in ways that say nothing.
   if (received !== undefined) return undefined;
   if (error instanceof ChunkmountError) return 'run it again with --debug to see what was done';
+  if (isOfWorkingDirectory(error)) return 'the current directory is gone: change to one that is there';
   return (
     SYSTEM_HINTS[systemCode(error) ?? ''] ??
     'this should not happen: run it again with --debug, and report it'

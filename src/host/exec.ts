@@ -39,8 +39,15 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 /** Takes 0.1 s to load, which a command that starts no program need not wait for. */
 const loadExeca = () => import('execa');
 
+/**
+ * Our own working directory, whatever became of it: who ends a session from inside its tree has none any more when the tree is gone. By
+ * its name nothing could be started there.
+ */
+const OUR_DIRECTORY = '/proc/self/cwd';
+
 function options(given: RunOptions) {
   return {
+    cwd: given.cwd ?? OUR_DIRECTORY,
     env: { ...given.env, LC_ALL: 'C' },
     stdin: given.input === undefined ? 'ignore' : 'pipe',
     reject: false,
@@ -51,7 +58,6 @@ function options(given: RunOptions) {
     detached: true,
     ...(given.input === undefined ? {} : { input: given.input }),
     ...(given.signal === undefined || given.toItsEnd === true ? {} : { cancelSignal: given.signal }),
-    ...(given.cwd === undefined ? {} : { cwd: given.cwd }),
   } satisfies Options;
 }
 
@@ -342,6 +348,7 @@ export async function runForeground(
 ): Promise<ForegroundResult> {
   const { execa } = await loadExeca();
   const child = execa(program, args, {
+    cwd: OUR_DIRECTORY,
     env: { ...given.env },
     stdio: 'inherit',
     reject: false,

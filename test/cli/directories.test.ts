@@ -1,7 +1,8 @@
 import * as fs from 'node:fs';
+import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { TestChunkmount } from '../support/chunkmount.js';
+import { CLI, TestChunkmount } from '../support/chunkmount.js';
 import { noise } from '../support/images.js';
 import { build, fuseDevice, requireAll, root } from '../support/requirements.js';
 import { expectError, traces } from './expectations.js';
@@ -49,5 +50,24 @@ describe('a backup directory that is read-only', () => {
     } finally {
       await run('umount', [directory]);
     }
+  });
+});
+
+describe('a current directory that is gone', () => {
+  /** Runs chunkmount where there is no directory any more. */
+  const runNowhere = (...args: string[]) => {
+    const script = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"';
+    const command = ['-c', script, chunkmount.path('gone'), process.execPath, CLI, ...args];
+    return execa('sh', command, { env: chunkmount.env, reject: false, stripFinalNewline: false });
+  };
+
+  it('keeps nobody from backing up', async () => {
+    const told = await runNowhere('run', ...given, '--', 'true');
+    expect([told.stderr, told.exitCode]).toEqual(['', 0]);
+  });
+
+  it('is told to whoever gives a path from there', async () => {
+    const { exitCode, stderr } = await runNowhere('mount', ...given, '--backupdir=trees');
+    expect([exitCode, stderr]).toEqual([1, expect.stringMatching(/\n {2}the current directory is gone/)]);
   });
 });

@@ -1,7 +1,9 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { TestChunkmount } from '../support/chunkmount.js';
+import { loadDescription } from '../../src/libvirt/load-domain.js';
+import { CLI, TestChunkmount } from '../support/chunkmount.js';
 import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 
 const MIB = 1024 * 1024;
@@ -77,6 +79,16 @@ describe('options that concern the VM as a whole', () => {
     await chunkmount.succeed('--dump', '--vm=devsrv', connect(), '--state');
     const names = fs.readdirSync(path.join(chunkmount.backupDirectory, 'devsrv.dump')).sort();
     expect(names).toEqual(['devsrv.sha256', 'devsrv.state', 'devsrv.xml', 'devsrv_vda.raw']);
+  });
+
+  it('cleanup from inside the tree gives the VM its disks back', async () => {
+    await chunkmount.succeed('--vm=devsrv', connect());
+    const script = 'cd "$0" && exec "$@"';
+    const command = ['-c', script, path.join(tree, 'vda'), process.execPath, CLI, 'cleanup', '--vm=devsrv'];
+    const { exitCode, stderr } = await execa('sh', command, { env: chunkmount.env, reject: false });
+    expect([exitCode, stderr]).toEqual([0, expect.stringContaining('is still used by')]);
+    const { disks } = await loadDescription(libvirt.virsh, domain.uuid);
+    expect(disks.map((disk) => disk.path)).toEqual([chunkmount.path('vda.qcow2')]);
   });
 
   it.each([
