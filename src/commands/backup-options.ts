@@ -7,8 +7,10 @@ import { usage } from '../errors.js';
 import { StateDirectory } from '../session/state-directory.js';
 import { parseSnapshotSize } from '../snapshot/snapshot-size.js';
 import { choiceOption } from './choice-option.js';
+import { listOption } from './list-option.js';
 import { parseOwner } from './owner.js';
 import { parseChoice, parseChunkSize, parseCount, parseList } from './parse.js';
+import { placeOption } from './place-option.js';
 import { type ScanOptions, scanSettings } from './scan-options.js';
 import { type TreeOptions, treeSettings } from './tree-options.js';
 
@@ -41,18 +43,19 @@ export interface BackupOptions extends DirectoryOptions, ScanOptions, TreeOption
 }
 
 export function addStateOption(command: Command): Command {
-  return command.option(
-    '--statedir <dir>',
-    'sessions and chunk indexes (CHUNKMOUNT_STATEDIR; /var/lib/chunkmount)',
+  return command.addOption(
+    placeOption('--statedir <dir>', 'sessions and chunk indexes (CHUNKMOUNT_STATEDIR; /var/lib/chunkmount)'),
   );
 }
 
 /** `--statedir` and `--backupdir`, which every verb that knows sessions takes: the same for the commands of one script. */
 export function addDirectoryOptions(command: Command): Command {
   return addStateOption(
-    command.option(
-      '--backupdir <dir>',
-      'where trees are mounted (CHUNKMOUNT_BACKUPDIR; /var/lib/libvirt/backup)',
+    command.addOption(
+      placeOption(
+        '--backupdir <dir>',
+        'where trees are mounted (CHUNKMOUNT_BACKUPDIR; /var/lib/libvirt/backup)',
+      ),
     ),
   );
 }
@@ -90,7 +93,7 @@ const SNAPSHOT_CHOICES = ['auto', 'overlay', 'lvm', 'reflink', 'pull', 'none'] a
 export function addBackupOptions(command: Command): Command {
   addConnectOption(addDirectoryOptions(command));
   return command
-    .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
+    .addOption(listOption('--exclude <disks>', 'disks to leave out, by target: vdb,hdb'))
     .addOption(
       choiceOption('--snapshot <kind>', 'how to freeze the disks', [...SNAPSHOT_CHOICES]).default('auto'),
     )
@@ -104,7 +107,7 @@ export function addBackupOptions(command: Command): Command {
     .option('--shutdown', 'shut the VM down for the snapshot, and start it again at once')
     .option('--shutdown-timeout <seconds>', 'how long it may take; then nothing is done', '300')
     .addOption(quiesceOption())
-    .option('--overlay-dir <dir>', 'where overlays go (beside each image)')
+    .addOption(placeOption('--overlay-dir <dir>', 'where overlays go (beside each image)'))
     .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
     .addOption(transportOption())
     .option('--direct-io', 'bypass the page cache: for readers with large buffers')
@@ -115,9 +118,16 @@ export function addBackupOptions(command: Command): Command {
     .option(...COMMIT_TIMEOUT_OPTION);
 }
 
-/** Where an ordinary user's sessions live. */
+/** Where an ordinary user's sessions live. A relative path there counts as none: see the XDG Base Directory Specification. */
 function userDirectory(): string {
-  return path.join(process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local/state'), 'chunkmount');
+  const { XDG_STATE_HOME = '' } = process.env;
+  const states = path.isAbsolute(XDG_STATE_HOME) ? XDG_STATE_HOME : path.join(os.homedir(), '.local/state');
+  return path.join(states, 'chunkmount');
+}
+
+/** Where an option says, else a variable, which counts only if there is something in it. */
+function place(given: string | undefined, variable: string, fallback: string): string {
+  return path.resolve(given ?? (process.env[variable] || fallback));
 }
 
 function isRoot(): boolean {
@@ -126,12 +136,12 @@ function isRoot(): boolean {
 
 export function stateDirectory(options: DirectoryOptions): StateDirectory {
   const fallback = isRoot() ? '/var/lib/chunkmount' : userDirectory();
-  return new StateDirectory(path.resolve(options.statedir ?? process.env.CHUNKMOUNT_STATEDIR ?? fallback));
+  return new StateDirectory(place(options.statedir, 'CHUNKMOUNT_STATEDIR', fallback));
 }
 
 export function backupDirectory(options: DirectoryOptions): string {
   const fallback = isRoot() ? '/var/lib/libvirt/backup' : path.join(userDirectory(), 'mounts');
-  return path.resolve(options.backupdir ?? process.env.CHUNKMOUNT_BACKUPDIR ?? fallback);
+  return place(options.backupdir, 'CHUNKMOUNT_BACKUPDIR', fallback);
 }
 
 function quiesce(value: string | boolean | undefined): BackupSettings['quiesce'] {

@@ -9,6 +9,7 @@ import { addConnectOption, addStateOption, type DirectoryOptions, stateDirectory
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { DEFAULT_STORAGE } from './define-options.js';
 import { addModes, type Mode } from './modes.js';
+import { placeOption } from './place-option.js';
 
 export interface BootOptions extends DirectoryOptions {
   readonly name?: string;
@@ -121,7 +122,12 @@ export const bootCommand: CommandModule = (context) =>
     .description('start a VM from a tree at once, without restoring it')
     .argument('[tree]', 'the directory that holds manifest.json')
     .option('--name <name>', "the VM's name (NAME-boot)")
-    .option('--storage <dir>', `where its overlays go, and the mount of the images (${DEFAULT_STORAGE})`)
+    .addOption(
+      placeOption(
+        '--storage <dir>',
+        `where its overlays go, and the mount of the images (${DEFAULT_STORAGE})`,
+      ),
+    )
     .option('--no-network', 'leave the network cables unplugged (virsh domif-setlink plugs them in)')
     .option('--finish <name>', 'copy everything into the images of a booted VM')
     .option('--discard <name>', 'throw a booted VM away')

@@ -19,8 +19,10 @@ import {
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { listOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
 import { parseChoice, parseList } from './parse.js';
+import { placeOption } from './place-option.js';
 import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 import { selectSources } from './sources.js';
 
@@ -242,9 +244,9 @@ export const chainCommand: CommandModule = (context) =>
         .choices(['restore', 'list']),
     )
     .argument('[chain]', 'of restore and list: the directory of a chain, DIR/VM')
-    .option('--vm <names>', 'VMs of libvirt: mail01,devsrv or all')
+    .addOption(listOption('--vm <names>', 'VMs of libvirt: mail01,devsrv or all'))
     .option('--all-running', 'all VMs that run')
-    .option('--to <path>', 'the copies go to DIR/VM; of restore: the image to make')
+    .addOption(placeOption('--to <path>', 'the copies go to DIR/VM; of restore: the image to make'))
     .addOption(
       new Option('--method <method>', 'how layers are merged')
         .choices(['blockcommit', 'blockpull'])
@@ -253,12 +255,12 @@ export const chainCommand: CommandModule = (context) =>
     .option('--consolidate', "merge the VM's layers after the copy")
     .option('--consolidate-only', "merge the VM's layers, and copy nothing")
     .option('--full', 'copy the disks as a whole, and begin anew')
-    .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
+    .addOption(listOption('--exclude <disks>', 'disks to leave out, by target: vdb,hdb'))
     .addOption(quiesceOption())
-    .option('--overlay-dir <dir>', 'where layers go (beside each image)')
+    .addOption(placeOption('--overlay-dir <dir>', 'where layers go (beside each image)'))
     .option(...COMMIT_TIMEOUT_OPTION)
     .option('--at <point>', 'of restore: latest, a number, or a date', 'latest')
-    .option('--disk <targets>', 'of restore: only these disks')
+    .addOption(listOption('--disk <targets>', 'of restore: only these disks'))
     .addOption(
       new Option('--format <format>', "of restore: the image's (by its name)").choices(['raw', 'qcow2']),
     )

@@ -15,6 +15,7 @@ import {
 } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { listOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 
@@ -110,8 +111,8 @@ export async function runCleanup(options: CleanupOptions, context: CommandContex
 export const cleanupCommand: CommandModule = (context) =>
   addModes(addDirectoryOptions(new Command('cleanup')), MODES)
     .description('unmount trees and undo their snapshots')
-    .option('--vm <names>', 'VMs: mail01,devsrv or all')
-    .option('--name <names>', 'trees of images')
+    .addOption(listOption('--vm <names>', 'VMs: mail01,devsrv or all'))
+    .addOption(listOption('--name <names>', 'trees of images'))
     .option('--all', 'every session there is')
     .option('--kept', 'also end what was left for the next session: overlays, snapshots, checkpoints')
     .option('--keep-lock', 'keep the VM locked, until chunkmount unlock')

@@ -7,6 +7,7 @@ import type { Tree } from '../restore/tree.js';
 import { addConnectOption } from './backup-options.js';
 import type { CommandContext } from './context.js';
 import type { Mode } from './modes.js';
+import { placeOption } from './place-option.js';
 
 /** The options as commander has them. */
 export interface DefineOptions {
@@ -44,7 +45,7 @@ export function addDefineOptions(command: Command): Command {
   command
     .option('--define', 'restore all disks, and define the VM on them')
     .option('--name <name>', "with --define: the VM's name, if it is to be another one")
-    .option('--storage <dir>', `with --define: where the images go (${DEFAULT_STORAGE})`)
+    .addOption(placeOption('--storage <dir>', `with --define: where the images go (${DEFAULT_STORAGE})`))
     .option('--same-identity', 'with --define: keep UUID and MAC addresses')
     .option('--start', 'with --define: start the VM')
     .option('--resume', 'with --define: continue the VM from its memory in the tree')

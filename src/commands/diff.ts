@@ -9,7 +9,7 @@ import { MAX_SVG_CELLS, type SvgDisk, svgMap } from '../restore/svg-map.js';
 import { Tree } from '../restore/tree.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
-import { parseList } from './parse.js';
+import { disksOption } from './list-option.js';
 
 export interface DiffOptions {
   readonly before: string;
@@ -50,7 +50,7 @@ export const diffCommand: CommandModule = (context) =>
     .description('Tells what changed between two trees.')
     .argument('<tree1>', 'the older tree')
     .argument('<tree2>', 'the newer tree')
-    .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
+    .addOption(disksOption())
     .option('--all', `list all ranges, not the first ${MAX_RANGES} of each disk`, false)
     .option('--svg <file>', 'write a picture of the disks, changed chunks coloured')
     .option('--map', 'show the map even if the output is no terminal')

@@ -12,7 +12,9 @@ import {
   stateDirectory,
 } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { listOption } from './list-option.js';
 import { parseList } from './parse.js';
+import { placeOption } from './place-option.js';
 
 export interface DoctorOptions extends DirectoryOptions {
   connect?: string;
@@ -67,7 +69,7 @@ export async function runDoctor(options: DoctorOptions, context: CommandContext)
 export const doctorCommand: CommandModule = (context) =>
   addConnectOption(addDirectoryOptions(new Command('doctor')))
     .description('what this host can do, and how to get what is missing')
-    .option('--vm <names>', 'look at these VMs alone: mail01,devsrv')
-    .option('--overlay-dir <dir>', 'where overlays would go (beside each image)')
+    .addOption(listOption('--vm <names>', 'look at these VMs alone: mail01,devsrv'))
+    .addOption(placeOption('--overlay-dir <dir>', 'where overlays would go (beside each image)'))
     .addHelpText('after', HELP)
     .action(async (options: DoctorOptions) => runDoctor(options, context()));

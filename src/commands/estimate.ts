@@ -5,6 +5,7 @@ import { formatBytes } from '../report/format.js';
 import { addConnectOption, addStateOption, type DirectoryOptions, stateDirectory } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { listOption } from './list-option.js';
 import { parseChunkSize, parseList } from './parse.js';
 import { addTrackingOptions, type TrackingOptions, trackingSettings } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
@@ -61,7 +62,7 @@ export async function runEstimate(options: EstimateOptions, context: CommandCont
 export const estimateCommand: CommandModule = (context) =>
   addTrackingOptions(addConnectOption(addStateOption(addSourceOptions(new Command('estimate')))))
     .description('tell how much the next backup will read and send')
-    .option('--exclude <disks>', 'disks to leave out, by target: vdb,hdb')
+    .addOption(listOption('--exclude <disks>', 'disks to leave out, by target: vdb,hdb'))
     .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
     .addHelpText('after', HELP)
     .action(async (options: EstimateOptions) => runEstimate(options, context()));

@@ -23,8 +23,9 @@ import {
   type DefineOptions,
   runDefine,
 } from './define-options.js';
+import { disksOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
-import { parseList } from './parse.js';
+import { placeOption } from './place-option.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 
@@ -111,8 +112,8 @@ export const restoreCommand: CommandModule = (context) => {
     .summary('rebuild disk images from a tree')
     .description('Rebuilds disk images from a tree.')
     .argument('<tree>', 'the directory that holds manifest.json')
-    .option('--to <path>', 'file, block device, directory, or - for standard output')
-    .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
+    .addOption(placeOption('--to <path>', 'file, block device, directory, or - for standard output'))
+    .addOption(disksOption())
     .addOption(new Option('--format <format>', 'format of the image').choices(['raw', 'qcow2']))
     .addOption(
       new Option('--compress [method]', 'compress a qcow2 image').choices(['zlib', 'zstd']).preset('zlib'),

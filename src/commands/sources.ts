@@ -6,6 +6,7 @@ import { failed, messageOf, systemCode, usage } from '../errors.js';
 import { imageFormat } from '../image/format.js';
 import { loadDomain } from '../libvirt/load-domain.js';
 import { Virsh } from '../libvirt/virsh.js';
+import { listOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
 import { parseList } from './parse.js';
 
@@ -47,9 +48,9 @@ function sourceModes(verb: string): Mode[] {
 /** `formatOption` names the format of --image, where `--format` means something else. */
 export function addSourceOptions(command: Command, formatOption = '--format'): Command {
   return addModes(command, sourceModes(command.name()))
-    .option('--vm <names>', 'VMs of libvirt: mail01,devsrv or all')
+    .addOption(listOption('--vm <names>', 'VMs of libvirt: mail01,devsrv or all'))
     .option('--all-running', 'all VMs that run')
-    .option('--image <files>', 'image files or block devices that no VM uses, instead of a VM')
+    .addOption(listOption('--image <files>', 'image files or block devices that no VM uses, instead of a VM'))
     .option('--name <name>', 'name of the tree of --image')
     .option(`${formatOption} <format>`, "format of --image (by the file's extension; never by its content)");
 }

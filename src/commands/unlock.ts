@@ -5,6 +5,7 @@ import { addDirectoryOptions, type DirectoryOptions, stateDirectory } from './ba
 import { givenNames } from './cleanup.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { listOption } from './list-option.js';
 
 export interface UnlockOptions extends DirectoryOptions {
   vm?: string;
@@ -38,7 +39,7 @@ export async function runUnlock(options: UnlockOptions, context: CommandContext)
 export const unlockCommand: CommandModule = (context) =>
   addDirectoryOptions(new Command('unlock'))
     .description('release a lock that --keep-lock left')
-    .option('--vm <names>', 'VMs: mail01,devsrv')
-    .option('--name <names>', 'trees of images')
+    .addOption(listOption('--vm <names>', 'VMs: mail01,devsrv'))
+    .addOption(listOption('--name <names>', 'trees of images'))
     .addHelpText('after', HELP)
     .action(async (options: UnlockOptions) => runUnlock(options, context()));

@@ -9,8 +9,8 @@ import { EVERYTHING, type Sample } from '../restore/sample.js';
 import { type Comparison, type DiskReport, type VerifyReport, verifyTree } from '../restore/verify.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
+import { disksOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
-import { parseList } from './parse.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
 export interface VerifyOptions {
@@ -65,7 +65,7 @@ export const verifyCommand: CommandModule = (context) => {
     .summary('check that a tree is complete and undamaged')
     .description('Checks that a tree is complete and undamaged.')
     .argument('<tree>', 'the directory that holds manifest.json')
-    .option('--disk <targets>', 'only these disks, separated by commas', (text) => parseList(text, '--disk'))
+    .addOption(disksOption())
     .option('--sample <percent>', 'read only that share of the chunks, for example 5%', parseShare)
     .option('--against <tree>', 'another tree that this one shall be equal to')
     .addHelpText('after', HELP);

@@ -49,6 +49,7 @@ describe('the command line', () => {
     [['mount', 'mail01'], /"mail01" is neither/, /--vm=NAME/],
     [['--vm'], /'--vm <names>' argument missing/, /--help/],
     [['--vm='], /--vm is empty/, /--vm=first,second/],
+    [['--vm=a', '--vm='], /--vm=a, has an empty element/, /--vm=first,second/],
     [['--vm=a,,b'], /--vm=a,,b has an empty element/, /--vm=first,second/],
     [['--vm=a', '--name=b'], /--name and --format go with --image/, /name of its VM/],
     [['cleanup'], /nothing to clean up/, /--vm=NAME.*--all/],
@@ -56,6 +57,10 @@ describe('the command line', () => {
     [['unlock'], /nothing to unlock/, /--vm=NAME/],
     [['run', '--vm=a'], /missing required argument 'command'/, /chunkmount run --help/],
     [['run', '--vm=a', 'rsync', '-a'], /unknown option '-a'/, /chunkmount run --help/],
+    [['list', '--statedir='], /--statedir is empty/, /leave it out/],
+    [['--vm=a', '--backupdir='], /--backupdir is empty/, /leave it out/],
+    [['--vm=a', '--overlay-dir='], /--overlay-dir is empty/, /leave it out/],
+    [['restore', 'tree', '--to='], /--to is empty/, /say where/],
     [['list', '--nosuch'], /unknown option/, /chunkmount list --help/],
     [['--action=nosuch'], /--action=nosuch is not possible/, /chunkmount, .*cleanup, unlock/],
     [['--action'], /--action needs a value|--action= is not possible/, /chunkmount, .*cleanup, unlock/],
@@ -110,6 +115,18 @@ describe('the command line', () => {
     it('fails when excluding leaves no disk', async () => {
       const told = expectError(await chunkmount.run([`--image=${image}`, '--name=x', '--exclude=disk0']), 1);
       expect(told.message).toMatch(/x has no disk to back up/);
+    });
+  });
+
+  describe('a list that is given in parts', () => {
+    it('is taken whole: images and disks', async () => {
+      const args = [`--image=${image}`, '--name=x', `--image=${image}`, '--exclude=disk0', '--exclude=disk1'];
+      expect(expectError(await chunkmount.run(args), 1).message).toMatch(/x has no disk to back up/);
+    });
+
+    it('is taken whole: sessions', async () => {
+      const { stderr } = await chunkmount.run(['cleanup', '--vm=one', '--vm=two']);
+      expect(stderr).toMatch(/one has no session[\s\S]*two has no session/);
     });
   });
 

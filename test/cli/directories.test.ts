@@ -11,6 +11,9 @@ const chunkmount = new TestChunkmount();
 const image = chunkmount.path('disk.raw');
 const given = [`--image=${image}`, '--name=demo'];
 
+/** A user without rights. */
+const NOBODY = 65534;
+
 beforeAll(async () => {
   await requireAll(root, build, fuseDevice);
   fs.writeFileSync(image, noise(1024 * 1024, 1));
@@ -69,5 +72,19 @@ describe('a current directory that is gone', () => {
   it('is told to whoever gives a path from there', async () => {
     const { exitCode, stderr } = await runNowhere('mount', ...given, '--backupdir=trees');
     expect([exitCode, stderr]).toEqual([1, expect.stringMatching(/\n {2}the current directory is gone/)]);
+  });
+});
+
+describe('variables that are set to nothing', () => {
+  it.each(['', 'states'])('are as good as not set; XDG_STATE_HOME=%s', async (XDG_STATE_HOME) => {
+    const [home, here] = ['home', 'here'].map((name) => fs.mkdtempSync(chunkmount.path(name)));
+    fs.chmodSync(chunkmount.directory, 0o711);
+    for (const directory of [home!, here!]) fs.chownSync(directory, NOBODY, NOBODY);
+    const env = { HOME: home!, CHUNKMOUNT_STATEDIR: '', CHUNKMOUNT_BACKUPDIR: '', XDG_STATE_HOME };
+    const user = { uid: NOBODY, gid: NOBODY, cwd: here!, env };
+    const { exitCode, stderr } = await execa(process.execPath, [CLI, 'unlock', '--vm=some'], user);
+    expect([exitCode, stderr]).toEqual([0, expect.stringContaining('some was not locked')]);
+    expect(fs.readdirSync(here!)).toEqual([]);
+    expect(fs.readdirSync(`${home}/.local/state/chunkmount`)).toContain('locks');
   });
 });
