@@ -105,9 +105,17 @@ export function makeMountpoint(mountpoint: string, journal: Journal): void {
   journal.done(entry);
 }
 
-/** Removes the directory if it is empty and nothing is mounted there. */
+/** Removes the directory if it is empty. Throws if something is mounted there, beneath which our tree may lie, dead by now. */
 const undoMountpoint: UndoHandler = async ({ data }) => {
   const mountpoint = String(data.path);
+  const mounted = mountAt(mountpoint);
+  if (mounted !== undefined) {
+    throw busy(
+      mountpoint,
+      `cannot be removed: ${mounted.source} (${mounted.type}) is mounted there`,
+      `unmount it, and clean up again: umount ${mountpoint}`,
+    );
+  }
   // rmdir(2) says on a read-only file system that it is one, also of what was never there.
   if (fs.lstatSync(mountpoint, { throwIfNoEntry: false }) === undefined) return;
   try {

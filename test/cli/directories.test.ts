@@ -88,3 +88,18 @@ describe('variables that are set to nothing', () => {
     expect(fs.readdirSync(`${home}/.local/state/chunkmount`)).toContain('locks');
   });
 });
+
+describe('something that is mounted over a tree', () => {
+  it('is named by cleanup, and then the tree beneath it, which is dead', async () => {
+    await chunkmount.succeed('mount', ...given);
+    const tree = chunkmount.tree('demo');
+    await run('mount', ['-t', 'tmpfs', 'tmpfs', tree]);
+    for (const above of [/tmpfs \(tmpfs\) is mounted there/, /chunkmount:demo:\S+ \(fuse\.chunkmount\) is/]) {
+      const told = expectError(await chunkmount.run(['cleanup', '--name=demo']), 1);
+      expect(told.message).toMatch(above);
+      expect(told.hint).toContain(`umount ${tree}`);
+      await run('umount', [tree]);
+    }
+    await chunkmount.succeed('cleanup', '--name=demo');
+  });
+});
