@@ -17,6 +17,9 @@ export interface RunCommandOptions extends BackupOptions, SourceOptions {}
 const HELP = `
 The command sees the first tree as $CHUNKMOUNT_TREE and all of them, joined by ':', as $CHUNKMOUNT_TREES. Whatever it does,
 the trees are unmounted and the snapshots undone when it ends. Its output is its own.
+
+A terminal that is closed ends both of them, with nohup, too, since Node.js does not keep to what that says. What has to outlast
+the terminal is begun with setsid, or in a unit of systemd.
 ${SCAN_HELP}
 
 Exit status: the command's own, 128+n if signal n ended it; if it is 0, that of the cleanup. If a tree could not be
