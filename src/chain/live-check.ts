@@ -2,12 +2,12 @@ import type { Disk } from '../libvirt/domain.js';
 import { identityOf, isSameImage } from '../snapshot/image-identity.js';
 import type { LiveDisk } from './live-chain.js';
 
-/** The files that a disk is made of, top first, as the live XML has them. */
-export function pathsOf(disk: Disk): string[] {
-  return disk.path === undefined ? [] : [disk.path, ...(disk.backing ?? []).map(({ path }) => path)];
+/** The files that a disk is made of, top first, as the live XML has them; undefined for what is no file or device. */
+export function pathsOf({ path, below }: Disk): readonly (string | undefined)[] {
+  return path === undefined ? [] : [path, ...below];
 }
 
-function isForeignOnTop(actual: readonly string[], expected: readonly string[]): boolean {
+function isForeignOnTop(actual: readonly (string | undefined)[], expected: readonly string[]): boolean {
   const at = actual.indexOf(expected[0]!);
   return at > 0 && expected.every((file, index) => actual[at + index] === file);
 }

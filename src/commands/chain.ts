@@ -209,8 +209,7 @@ export async function runChainRestore(
   context: CommandContext,
 ): Promise<void> {
   const { reporter, signal } = context;
-  if (options.to === undefined || options.to === '')
-    throw usage('it was not said where to restore to', { hint: 'add --to=PATH' });
+  if (options.to === undefined) throw usage('it was not said where to restore to', { hint: 'add --to=PATH' });
   const record = openChain(directory);
   const point = choosePoint(record, options.at);
   const wanted =

@@ -131,7 +131,7 @@ export const restoreCommand: CommandModule = (context) => {
       if (flags.define === true) return runRestoreVm(tree, flags, context());
       const { disk: disks, compress: compression, to, format, force, delta, keepGoing } = flags;
       const plain = plainShape(flags);
-      if (to === undefined || to === '')
+      if (to === undefined)
         throw usage('it was not said where to restore to', { hint: 'add --to=PATH, or --define' });
       const state = stateDirectory(flags);
       const given = { tree, disks, compression, to, format, force, delta, keepGoing, plain, state };

@@ -10,10 +10,10 @@ export function imageOf(disk: Disk): ImageReference {
   return { path: disk.path, format: disk.format ?? 'raw', below: disk.backing };
 }
 
-/** Everything that is read of the disks, what lies below their images, too. */
+/** Everything that is read of the disks, what lies below their images, too, as far as it is a file or device. */
 export function imagesBelow(disks: readonly Disk[]): string[] {
-  const backing = disks.flatMap((disk) => disk.backing ?? []);
-  return [...disks.map((disk) => imageOf(disk).path), ...backing.map(({ path }) => path)];
+  const paths = disks.flatMap((disk) => [imageOf(disk).path, ...disk.below]);
+  return paths.filter((path) => path !== undefined);
 }
 
 function frozen(disk: Disk): FrozenDisk {

@@ -163,15 +163,6 @@ describe('restore to a new file', () => {
     expect([exitCode, stderr]).toEqual([2, expect.stringContaining('use --to=- and redirect the output')]);
   });
 
-  it('refuses an empty path, which would be the working directory', async () => {
-    const { root } = demoTree();
-    const { exitCode, stderr } = await execa(process.execPath, [CLI, 'restore', root, '--to='], {
-      cwd: temporaryDirectory(),
-      reject: false,
-    });
-    expect([exitCode, stderr]).toEqual([2, expect.stringContaining('it was not said where to restore to')]);
-  });
-
   it('names a directory that cannot be made', async () => {
     const { root, beside } = demoTree();
     fs.writeFileSync(beside('file'), '');
