@@ -149,6 +149,14 @@ function quiesce(value: string | boolean | undefined): BackupSettings['quiesce']
   return value === true ? 'try' : parseChoice(value, '--quiesce', ['try', 'require']);
 }
 
+/** A VM that is only paused has its file systems as they are: who requires them frozen must not get that without a word. */
+function refusePausedQuiesce({ snapshot, quiesce: how }: BackupOptions): void {
+  if (snapshot !== false || quiesce(how) !== 'require') return;
+  throw usage('--no-snapshot and --quiesce=require exclude each other', {
+    hint: "a VM that is paused cannot freeze its guest's file systems: leave one of them out",
+  });
+}
+
 function snapshotKind(value: string | false): BackupSettings['snapshot'] {
   return value === false ? 'none' : parseChoice(value, '--snapshot', SNAPSHOT_CHOICES);
 }
@@ -160,6 +168,7 @@ function shutdownSettings({ shutdown, shutdownTimeout }: BackupOptions): BackupS
 
 /** Checks the options and fills in defaults. Throws usage errors. */
 export function backupSettings(options: BackupOptions): BackupSettings {
+  refusePausedQuiesce(options);
   const owner = parseOwner(options.owner);
   if (!isRoot() && owner.uid !== process.getuid!()) {
     throw usage('--owner takes root', { hint: 'run as root, or leave it out' });

@@ -57,6 +57,7 @@ describe('the command line', () => {
     [['unlock'], /nothing to unlock/, /--vm=NAME/],
     [['run', '--vm=a'], /missing required argument 'command'/, /chunkmount run --help/],
     [['run', '--vm=a', 'rsync', '-a'], /unknown option '-a'/, /chunkmount run --help/],
+    [['--vm=a', '--no-snapshot', '--quiesce=require'], /exclude each other/, /leave one of them out/],
     [['list', '--statedir='], /--statedir is empty/, /leave it out/],
     [['--vm=a', '--backupdir='], /--backupdir is empty/, /leave it out/],
     [['--vm=a', '--overlay-dir='], /--overlay-dir is empty/, /leave it out/],
