@@ -1,5 +1,4 @@
 import { isWrittenByQemu } from '../../image/image-lock.js';
-import { PAUSED_BY_IO_ERROR } from '../../libvirt/virsh.js';
 import { identityOf } from '../image-identity.js';
 import { usesFile } from '../references.js';
 import { checkBase } from './base-check.js';
@@ -7,6 +6,7 @@ import { type OverlayCase, stuck } from './case.js';
 import { liveDisk, type MergeWatch, Pacer, watchJob } from './commit-job.js';
 import { noteBegun, notePivoting } from './merge-notes.js';
 import { passOnBase } from './stack.js';
+import { isStoppedByWriteError } from './write-error.js';
 
 function watchOf({ virsh, context, record, deadline }: OverlayCase): MergeWatch {
   const { domain, target } = record;
@@ -39,10 +39,12 @@ async function untilOnBase(one: OverlayCase): Promise<void> {
   }
 }
 
-/** A guest that was stopped because an overlay's file system was full can go on: what it could not write goes to the base. */
+/**
+ * A guest that was stopped because an overlay's file system was full can go on: what it could not write goes to the base. One that
+ * a write error had stopped before the snapshot is left to whoever mends that.
+ */
 async function resumeAfterFullDisk({ virsh, record, context }: OverlayCase): Promise<void> {
-  const { state, reason } = await virsh.state(record.domain.uuid);
-  if (state !== 'paused' || reason !== PAUSED_BY_IO_ERROR) return;
+  if (record.stoppedBefore === true || !(await isStoppedByWriteError(virsh, record.domain.uuid))) return;
   context.reporter.notice(
     `${record.domain.name} was stopped by a write error while on its overlay, and is resumed`,
   );

@@ -20,6 +20,7 @@ import { markBase } from './base-check.js';
 import { checkSpace, makeOverlayFile, overlayPath } from './files.js';
 import type { OverlayRecord } from './record.js';
 import { undoOverlay } from './undo.js';
+import { isStoppedByWriteError } from './write-error.js';
 
 /** Formats that QEMU both reads as a backing file and commits into without loss. */
 const BASE_FORMATS: ReadonlySet<string> = new Set(['raw', 'qcow2']);
@@ -59,12 +60,19 @@ async function refusal(request: RefusalRequest, disk: Disk): Promise<string | un
   return because(await jobRefusal(request, disk));
 }
 
+/** What the VM was before the snapshot. */
+interface Before {
+  /** Its definition, unless it is transient. */
+  readonly inactive: string | undefined;
+  readonly qemu: ProcessIdentity;
+  readonly stoppedBefore: boolean;
+}
+
 function describe(
   request: SnapshotRequest,
   disk: Disk,
   overlay: string,
-  inactive: string | undefined,
-  qemu: ProcessIdentity,
+  { inactive, qemu, stoppedBefore }: Before,
 ) {
   const { virsh, domain } = request;
   const { path, format } = imageOf(disk);
@@ -79,6 +87,7 @@ function describe(
     base: { path, format, identity },
     definition: inactive === undefined ? undefined : diskSource(inactive, disk.target),
     qemu,
+    stoppedBefore,
   };
   return record;
 }
@@ -91,11 +100,12 @@ async function prepare(
 ): Promise<Preparation[]> {
   const { virsh, domain, disks, sessionId, options, journal } = request;
   const inactive = domain.persistent ? await virsh.dumpXml(domain.uuid, { inactive: true }) : undefined;
+  const before = { inactive, qemu, stoppedBefore: await isStoppedByWriteError(virsh, domain.uuid) };
   const overlays = disks.map((disk) => overlayPath(disk, sessionId, attempt, options.overlayDirectory));
   for (const overlay of overlays) checkSpace(overlay);
   return disks.map((disk, index) => {
     const overlay = overlays[index]!;
-    const entry = journal.intend(OVERLAY_KIND, describe(request, disk, overlay, inactive, qemu));
+    const entry = journal.intend(OVERLAY_KIND, describe(request, disk, overlay, before));
     try {
       return { disk, overlay, entry: journal.done(entry, { file: makeOverlayFile(overlay) }) };
     } catch (error) {

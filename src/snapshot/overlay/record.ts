@@ -24,6 +24,8 @@ const overlayRecord = v.object({
   definition: v.optional(diskSource),
   /** The QEMU process that is put onto the overlay. */
   qemu: processIdentity,
+  /** A write error had stopped the guest before the snapshot, so no overlay did. Not in journals of older versions. */
+  stoppedBefore: v.optional(v.boolean()),
 
   /** Known once the empty file has been made. */
   file: v.optional(imageIdentity),
