@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import { createHasher } from '../chunks/chunk-hash.js';
 import { MANIFEST_NAME, SUMS_SUFFIX } from '../chunks/paths.js';
 import { latestPossibleMtime, type SessionTimes } from '../content-index/stable-times.js';
 import { openRecord, readTreeRecord, rootMtime } from '../content-index/tree-record.js';
@@ -140,7 +141,8 @@ async function describeTree(
 ): Promise<Pick<DaemonConfig, 'times' | 'rootMtime' | 'files' | 'zerosSkippedBefore'>> {
   const indexDirectory = settings.state.index(source.name);
   makeIndexDirectory(indexDirectory);
-  const record = readTreeRecord(indexDirectory);
+  const hasher = await createHasher();
+  const record = readTreeRecord(indexDirectory, hasher);
   const snapshot = Math.floor(frozen.time.getTime() / 1000);
   const times: SessionTimes = { snapshot, newest: record.newest, unsettled: record.unsettled };
   // A tree that never was settled has no index yet.
@@ -166,7 +168,7 @@ async function describeTree(
   // Until the session is settled its directories have no times in the index, so those of the last one must not seem to be right.
   const unsure = zeroChunks === 'skip' || zerosSkippedBefore === undefined ? targets : [];
   const zerosSkipped = [...new Set([...(zerosSkippedBefore ?? []), ...unsure])];
-  openRecord(indexDirectory, record, { times, names, rootMtime: root, zerosSkipped });
+  openRecord(indexDirectory, record, { times, names, rootMtime: root, zerosSkipped }, hasher);
   const { seconds, nanoseconds } = await manifestTime(times, reporter);
   return {
     times,

@@ -1,4 +1,4 @@
-import { createHasher } from '../chunks/chunk-hash.js';
+import { type ChunkHasher, createHasher } from '../chunks/chunk-hash.js';
 import { chunkLength, type Geometry, geometry } from '../chunks/geometry.js';
 import { sumsLineLength } from '../chunks/sums-line.js';
 import { StoredIndex } from '../content-index/index-file.js';
@@ -131,16 +131,16 @@ async function estimateDisk(
     size: cut.size,
     data,
     ...amounts(changes, { cut, extents, data, known, share: settings.tracking.audit }),
-    sums: keepsSums(changes, indexDirectory) ? 0 : sums,
+    sums: keepsSums(changes, indexDirectory, hasher) ? 0 : sums,
     tracker: (changes.kind === 'known' ? changes : changes.amount)?.tracker ?? null,
     reason: changes.kind === 'known' || changes.amount !== undefined ? null : changes.reason,
   };
 }
 
 /** Whether the sums file will have the time of the last session: if the tree looks as it did then. See openDisk in served-tree.ts. */
-function keepsSums(changes: DiskChanges, indexDirectory: string): boolean {
+function keepsSums(changes: DiskChanges, indexDirectory: string, hasher: ChunkHasher): boolean {
   if (changes.kind === 'unknown' || changes.ranges.length > 0 || changes.sums === undefined) return false;
-  return readTreeRecord(indexDirectory).unsettled === 0;
+  return readTreeRecord(indexDirectory, hasher).unsettled === 0;
 }
 
 interface Facts {

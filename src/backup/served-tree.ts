@@ -122,7 +122,7 @@ export class ServedTree {
     const { chunks, resolved } = this.scanState();
     const { indexDirectory, times, skipZeros, disks } = this.config;
     const zerosShown = skipZeros ? [] : disks.map(({ target }) => target);
-    settleRecord(indexDirectory, times, { complete: resolved === chunks, zerosShown });
+    settleRecord(indexDirectory, times, { complete: resolved === chunks, zerosShown }, this.hasher);
     // Last: a record says that the index is whole.
     for (const { tracker, indexFile, served } of this.#disks)
       await tracker.settle(indexFile, { ...sumsShape(served), mtime: shownSumsMtime(served) });

@@ -1,5 +1,7 @@
 import * as path from 'node:path';
 import * as v from 'valibot';
+import type { ChunkHasher } from '../chunks/chunk-hash.js';
+import { formatHash } from '../chunks/paths.js';
 import { readIfExists, replaceFile } from '../host/durable.js';
 import { latestPossibleMtime, type SessionTimes } from './stable-times.js';
 
@@ -20,18 +22,30 @@ const Schema = v.object({
 /** What one tree has shown so far, apart from its chunks: see SessionTimes for `newest` and `unsettled`. */
 export type TreeRecord = v.InferOutput<typeof Schema>;
 
+/** Beside it in the file: 16 hex digits, XXH64 of the record as JSON. Not in files of older versions. */
+const Stored = v.looseObject({ checksum: v.optional(v.string()) });
+
 const EMPTY: TreeRecord = { version: 1, names: [], rootMtime: 0, newest: 0, unsettled: 0 };
 
 function fileIn(indexDirectory: string): string {
   return path.join(indexDirectory, 'tree.v1.json');
 }
 
+/** Of a record as it was, or will be, written: also of what it has that this version does not know. */
+function checksumOf(record: object, hasher: ChunkHasher): string {
+  const halves = new Uint32Array(2);
+  hasher.hash(Buffer.from(JSON.stringify(record)), halves, 0);
+  return formatHash(halves[0]!, halves[1]!);
+}
+
 /** The record of the last session; an empty one if there is none or it is damaged. */
-export function readTreeRecord(indexDirectory: string): TreeRecord {
+export function readTreeRecord(indexDirectory: string, hasher: ChunkHasher): TreeRecord {
   const text = readIfExists(fileIn(indexDirectory));
   if (text === undefined) return EMPTY;
   try {
-    return v.parse(Schema, JSON.parse(text));
+    const { checksum, ...record } = v.parse(Stored, JSON.parse(text));
+    if (checksum !== undefined && checksum !== checksumOf(record, hasher)) return EMPTY;
+    return v.parse(Schema, record);
   } catch {
     return EMPTY;
   }
@@ -48,10 +62,11 @@ export function openRecord(
   indexDirectory: string,
   record: TreeRecord,
   session: Pick<TreeRecord, 'rootMtime' | 'zerosSkipped'> & { times: SessionTimes; names: readonly string[] },
+  hasher: ChunkHasher,
 ): void {
   const { times, names, ...known } = session;
   const unsettled = Math.max(record.unsettled, latestPossibleMtime(times));
-  write(indexDirectory, { ...record, ...known, names: [...names], unsettled });
+  write(indexDirectory, { ...record, ...known, names: [...names], unsettled }, hasher);
 }
 
 /**
@@ -64,14 +79,20 @@ export function settleRecord(
   indexDirectory: string,
   times: SessionTimes,
   outcome: { complete: boolean; zerosShown?: readonly string[] },
+  hasher: ChunkHasher,
 ): void {
   const { complete, zerosShown = [] } = outcome;
-  const record = readTreeRecord(indexDirectory);
+  const record = readTreeRecord(indexDirectory, hasher);
   const newest = Math.max(record.newest, latestPossibleMtime(times));
   const zerosSkipped = record.zerosSkipped?.filter((target) => !zerosShown.includes(target));
-  write(indexDirectory, { ...record, zerosSkipped, newest, unsettled: complete ? 0 : times.unsettled });
+  write(
+    indexDirectory,
+    { ...record, zerosSkipped, newest, unsettled: complete ? 0 : times.unsettled },
+    hasher,
+  );
 }
 
-function write(indexDirectory: string, record: TreeRecord): void {
-  replaceFile(fileIn(indexDirectory), `${JSON.stringify(record)}\n`);
+function write(indexDirectory: string, record: TreeRecord, hasher: ChunkHasher): void {
+  const stored = { ...record, checksum: checksumOf(record, hasher) };
+  replaceFile(fileIn(indexDirectory), `${JSON.stringify(stored)}\n`);
 }

@@ -3,6 +3,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
+import { createHasher } from '../../src/chunks/chunk-hash.js';
 import {
   changedMtime,
   latestPossibleMtime,
@@ -14,6 +15,7 @@ import { openRecord, readTreeRecord, settleRecord } from '../../src/content-inde
 const directory = fs.mkdtempSync(
   path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'chunkmount-'),
 );
+const hasher = await createHasher();
 afterAll(() => fs.rmSync(directory, { recursive: true }));
 
 describe('changedMtime', () => {
@@ -79,13 +81,13 @@ class History {
   sums = 0;
 
   run(given: Session): void {
-    const record = readTreeRecord(directory);
+    const record = readTreeRecord(directory, hasher);
     const times: SessionTimes = {
       snapshot: given.clock,
       newest: record.newest,
       unsettled: record.unsettled,
     };
-    openRecord(directory, record, { times, names: [], rootMtime: 1 });
+    openRecord(directory, record, { times, names: [], rootMtime: 1 }, hasher);
     expect(latestPossibleMtime(times)).toBeGreaterThan(this.sums);
     this.sums = latestPossibleMtime(times);
     if (given.indexLost) this.rows = Array(CHUNKS).fill(undefined);
@@ -99,7 +101,7 @@ class History {
       return;
     }
     this.rows = found;
-    settleRecord(directory, times, { complete: given.chunks.every(({ seen }) => seen) });
+    settleRecord(directory, times, { complete: given.chunks.every(({ seen }) => seen) }, hasher);
   }
 
   /** The chunk's row after somebody looked at it, or did not. */
