@@ -5,7 +5,7 @@ import { ChunkmountError, messageOf } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
 import type { Reporter } from '../report/reporter.js';
 import { Journal } from '../session/journal.js';
-import { Lock } from '../session/lock.js';
+import { exclusively, Lock } from '../session/lock.js';
 import { undoSession, unfinished } from './end-session.js';
 import { readSessionRecord } from './session-record.js';
 import type { BackupSettings } from './settings.js';
@@ -49,8 +49,7 @@ export async function inNewSession<T>(request: SessionRequest, work: SessionWork
   const lock = await Lock.acquire(settings.state.locks, name, { command: request.command });
   let keep = false;
   try {
-    checkNoSession(name, settings);
-    const journal = makeJournal(settings, name);
+    const journal = await begin(name, settings);
     try {
       const result = await doOrUndo(request, newSession(settings, name, journal), work);
       keep = settings.keepLock;
@@ -88,6 +87,18 @@ async function doOrUndo<T>(
 function newSession({ state }: BackupSettings, name: string, journal: Journal): NewSession {
   const id = `${Date.now().toString(36)}-${randomBytes(3).toString('hex')}`;
   return { id, directory: state.session(name), journal };
+}
+
+/** No name of a VM or tree begins with a dot. */
+const COUNT_LOCK = '.max-backups';
+
+/** Begins the session, unless there is one, or there are too many. Of those who begin at once, each has to see the others. */
+async function begin(name: string, settings: BackupSettings): Promise<Journal> {
+  const checked = () => {
+    checkNoSession(name, settings);
+    return makeJournal(settings, name);
+  };
+  return settings.maxBackups > 0 ? exclusively(settings.state.locks, COUNT_LOCK, checked) : checked();
 }
 
 /** The session exists from now on. A directory without a journal would be one that is never ended. */

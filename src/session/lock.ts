@@ -178,6 +178,24 @@ export class Lock {
   }
 }
 
+/** How long `exclusively` waits for others, each of whom only looks and writes a few small files. */
+const EXCLUSIVE_SECONDS = 30;
+
+/**
+ * Does `work` while no other process does what it does under the same name, which must not be a VM's. Nothing says who is at it,
+ * because nobody may be for longer than moments. Throws an error of kind `locked` after half a minute.
+ */
+export async function exclusively<T>(directory: string, name: string, work: () => T): Promise<T> {
+  const fd = openLockFile(directory, name);
+  try {
+    if (!(await flock(fd, EXCLUSIVE_SECONDS)))
+      throw locked(name, `another command has held it for ${EXCLUSIVE_SECONDS} s`, 'try again');
+    return work();
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
 /** The names that have a lock record, with the record. */
 export function listLocks(directory: string): Map<string, LockRecord> {
   const locks = new Map<string, LockRecord>();
