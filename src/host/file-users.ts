@@ -22,7 +22,7 @@ export interface FileUsers {
 const ACCESS_MODE = 0o3;
 
 /** Address, permissions, offset, device, inode; see proc_pid_maps(5). An `s` at the end of the permissions: shared. */
-const SHARED_MAPPING = /^[0-9a-f]+-[0-9a-f]+ ..[^ ]s [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ ([0-9]+)/gm;
+const SHARED_MAPPING = /^0*([0-9a-f]+)-0*([0-9a-f]+) ..[^ ]s [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ ([0-9]+)/gm;
 
 /** What /proc/PID/fd says of descriptors that are no files: `socket:[1234]`, `anon_inode:[eventpoll]`; see proc_pid_fd(5). */
 const NO_FILE = /^[a-z_]+:/;
@@ -54,10 +54,9 @@ export function fileIdentity(stat: fs.BigIntStats): FileIdentity {
   return stat.isBlockDevice() ? { device: stat.rdev, inode: 'block' } : { device: stat.dev, inode: stat.ino };
 }
 
+/** Throws if it is gone, or may not be looked at. */
 function isOneOf(files: readonly FileIdentity[], path: string): boolean {
-  const stat = look(() => fs.statSync(path, { bigint: true }));
-  if (stat === undefined) return false;
-  const found = fileIdentity(stat);
+  const found = fileIdentity(fs.statSync(path, { bigint: true }));
   return files.some(({ device, inode }) => found.device === device && found.inode === inode);
 }
 
@@ -73,15 +72,25 @@ function hasOpen(pid: string, files: readonly FileIdentity[], access: Access): b
     const inode = /^ino:\s*([0-9]+)$/m.exec(info)?.[1];
     const mayBe = (file: FileIdentity) => file.inode === 'block' || String(file.inode) === inode;
     if (inode !== undefined && !files.some(mayBe)) return false;
-    return isOneOf(files, `/proc/${pid}/fd/${fd}`);
+    return look(() => isOneOf(files, `/proc/${pid}/fd/${fd}`)) ?? false;
   });
 }
 
-/** By inode number alone: a mapping's device is not told on all file systems as stat(2) tells it. */
+/**
+ * The device in a line of /proc/PID/maps is not on all file systems (btrfs) the one that stat(2) tells, and each of them in memory has
+ * the same small inode numbers. So what has the inode number is looked at itself; see proc_pid_map_files(5).
+ */
 function hasMapped(pid: string, files: readonly FileIdentity[]): boolean {
   const maps = look(() => fs.readFileSync(`/proc/${pid}/maps`, 'latin1')) ?? '';
-  for (const [, inode] of maps.matchAll(SHARED_MAPPING))
-    if (files.some((file) => String(file.inode) === inode)) return true;
+  for (const [, start, end, inode] of maps.matchAll(SHARED_MAPPING)) {
+    if (!files.some((file) => String(file.inode) === inode)) continue;
+    try {
+      if (isOneOf(files, `/proc/${pid}/map_files/${start}-${end}`)) return true;
+    } catch {
+      // That takes more rights than the list; and a mapping may have been cut in two meanwhile.
+      return true;
+    }
+  }
   return false;
 }
 

@@ -2,9 +2,11 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../src/host/exec.js';
 import { type FileIdentity, fileIdentity, usersOfFiles } from '../../src/host/file-users.js';
+import { TestFileSystem } from '../support/file-systems.js';
 import { temporaryDirectory } from '../support/images.js';
-import { program, requireAll } from '../support/requirements.js';
+import { program, requireAll, root } from '../support/requirements.js';
 
 const directory = temporaryDirectory();
 const file = path.join(directory, 'file');
@@ -29,9 +31,9 @@ function writers(): readonly string[] {
 }
 
 /** A process that has done what the Python line says; ends when `work` has. */
-async function whileRunning(line: string, work: (name: string) => void): Promise<void> {
+async function whileRunning(line: string, work: (name: string) => void, place = file): Promise<void> {
   const code = `import mmap, os, sys, time\n${line}\nprint('ready', flush=True)\ntime.sleep(100)`;
-  const child = spawn('python3', ['-c', code, file], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn('python3', ['-c', code, place], { stdio: ['ignore', 'pipe', 'inherit'] });
   children.push(child);
   await new Promise((resolve, reject) => child.stdout.once('data', resolve).once('end', reject));
   work(`python3 (${child.pid})`);
@@ -72,5 +74,43 @@ describe('those who can write to a file', () => {
 it('those who read a file are found when they are asked for', async () => {
   await whileRunning("f = open(sys.argv[1], 'rb')", (name) => {
     expect(usersOfFiles([identity()], 'any').users).toContain(name);
+  });
+});
+
+describe('a shared mapping', () => {
+  const MAPPED = 'f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.close(f)';
+
+  beforeAll(() => requireAll(root));
+
+  it('of another file with the same inode number is another one', async () => {
+    const [mine, other] = ['mine', 'other'].map((name) => path.join(directory, name)) as [string, string];
+    const inMemory = [mine, other].map((mountpoint) => path.join(mountpoint, 'file')) as [string, string];
+    for (const mountpoint of [mine, other]) {
+      fs.mkdirSync(mountpoint);
+      await run('mount', ['-t', 'tmpfs', 'tmpfs', mountpoint]);
+      fs.writeFileSync(path.join(mountpoint, 'file'), Buffer.alloc(8192));
+    }
+    try {
+      const [identity, others] = inMemory.map((one) => fileIdentity(fs.statSync(one, { bigint: true })));
+      expect(identity!.inode).toBe(others!.inode);
+      const writersNow = () => usersOfFiles([identity!], 'write').users;
+      await whileRunning(MAPPED, () => expect(writersNow()).toEqual([]), inMemory[1]);
+      await whileRunning(MAPPED, (name) => expect(writersNow()).toEqual([name]), inMemory[0]);
+    } finally {
+      for (const mountpoint of [mine, other]) await run('umount', ['--lazy', mountpoint]);
+    }
+  });
+
+  it('is found on btrfs, where its device is told otherwise', async () => {
+    const btrfs = await TestFileSystem.make('btrfs');
+    try {
+      const image = path.join(btrfs.directory, 'file');
+      fs.writeFileSync(image, Buffer.alloc(8192));
+      const known = fileIdentity(fs.statSync(image, { bigint: true }));
+      const expectFound = (name: string) => expect(usersOfFiles([known], 'write').users).toEqual([name]);
+      await whileRunning(MAPPED, expectFound, image);
+    } finally {
+      await btrfs.close();
+    }
   });
 });
