@@ -11,9 +11,30 @@ function beneath(directory: number, name: string): string {
   return `/proc/self/fd/${directory}/${name}`;
 }
 
-/** Opens a file of a tree for reading. O_NONBLOCK: a FIFO in a file's place must not hang us. Throws system errors. */
+/** Gets hold of what has a name without opening it: open(2). Node.js has no constant; the value is asm-generic/fcntl.h's. */
+const O_PATH = 0o10000000;
+
+/**
+ * Opens a plain file of a tree for reading. Anything else is not opened, as that alone can do something: /dev/watchdog starts to
+ * count, a tape rewinds, and who writes to a FIFO goes on. Throws system errors; EISDIR or ELOOP when a directory or link is in the
+ * file's place, ENXIO when it is something else.
+ */
 export function openFile(directory: number, name: string): number {
-  return fs.openSync(beneath(directory, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  const found = fs.openSync(beneath(directory, name), O_PATH | O_NOFOLLOW);
+  try {
+    const stat = fs.fstatSync(found);
+    // Not by its name again, which could be another file's by now.
+    if (stat.isFile()) return fs.openSync(`/proc/self/fd/${found}`, O_RDONLY | O_NONBLOCK);
+    throw Object.assign(new Error(`${name} is no plain file`), { code: codeOf(stat) });
+  } finally {
+    fs.closeSync(found);
+  }
+}
+
+/** What open(2) would say of what is no plain file. */
+function codeOf(stat: fs.Stats): string {
+  if (stat.isSymbolicLink()) return 'ELOOP';
+  return stat.isDirectory() ? 'EISDIR' : 'ENXIO';
 }
 
 /** Opens a directory of a tree. Throws system errors: ENOTDIR or ELOOP when something else is in its place. */
@@ -52,8 +73,8 @@ export function* listNames(directory: number): Generator<string, void, undefined
   }
 }
 
-/** A link, no directory, a directory; a socket when it is opened, a FIFO when it is read at a position. */
-const WRONG_TYPE: readonly unknown[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO', 'ESPIPE'];
+/** A link, no directory, a directory; a device, FIFO or socket. */
+const WRONG_TYPE: readonly unknown[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENXIO'];
 
 /** Whether the error says that something else is where a file or directory of a tree should be. */
 export function isWrongType(error: unknown): boolean {

@@ -24,6 +24,9 @@ const chunkProblem = (kind: string, ...chunks: number[]) =>
 const contentHash = (tree: DemoTree, chunk: number) =>
   xxh64(tree.content.subarray(chunk * CHUNK, (chunk + 1) * CHUNK));
 
+/** /dev/zero, of which there is any amount: see Documentation/admin-guide/devices.txt of Linux. */
+const ZERO_DEVICE = ['1', '5'];
+
 /** Rewrites the line of a chunk in the sums file, as somebody who can write to the backup might. */
 function forgeSum(tree: DemoTree, chunk: number, content: Uint8Array): void {
   const file = path.join(tree.root, 'vda.xxh64');
@@ -140,6 +143,15 @@ export const CHUNK_DAMAGES: readonly DamageCase[] = [
     verify: chunkProblem('unsafe', 13),
   },
   {
+    name: 'a chunk that is a device',
+    damage: ({ chunk }) => {
+      fs.rmSync(chunk(13));
+      execFileSync('mknod', [chunk(13), 'c', ...ZERO_DEVICE]);
+    },
+    restore: /0000000d is no plain file /,
+    verify: chunkProblem('unsafe', 13),
+  },
+  {
     name: 'a file in the place of a directory of chunks',
     damage: ({ chunk }) => {
       fs.rmSync(path.dirname(chunk(512)), { recursive: true });
@@ -250,6 +262,15 @@ export const TREE_DAMAGES: readonly DamageCase[] = [
   {
     name: 'an extra file of another size',
     damage: ({ root }) => fs.appendFileSync(path.join(root, 'nvram.fd'), 'x'),
+    restore: undefined,
+    verify: [['extra', 'nvram.fd']],
+  },
+  {
+    name: 'an extra file that is a device',
+    damage: ({ root }) => {
+      fs.rmSync(path.join(root, 'nvram.fd'));
+      execFileSync('mknod', [path.join(root, 'nvram.fd'), 'c', ...ZERO_DEVICE]);
+    },
     restore: undefined,
     verify: [['extra', 'nvram.fd']],
   },
