@@ -95,9 +95,13 @@ export async function runVerify(options: VerifyOptions, context: CommandContext)
   if (report.against?.equal === false) throw unequal(report, report.against);
 }
 
-function damaged({ tree, problemCount }: VerifyReport): Error {
+const TAKE_ANOTHER =
+  'take what is missing or damaged from another copy of this backup; chunkmount restore --keep-going restores the rest';
+
+/** A manifest that cannot be read is the only problem, and may be all right: of a newer format, or not where it was looked for. */
+function damaged({ tree, problemCount, problems: [first] }: VerifyReport): Error {
   return new ChunkmountError('integrity', `${tree} has ${countOf(problemCount, 'problem')}`, {
-    hint: 'take what is missing or damaged from another copy of this backup; chunkmount restore --keep-going restores the rest',
+    hint: first?.kind === 'manifest' && first.hint !== undefined ? first.hint : TAKE_ANOTHER,
     details: { problems: problemCount },
   });
 }

@@ -8,6 +8,8 @@ export interface FileProblem {
   readonly path: string;
   /** A clause that names the file. */
   readonly message: string;
+  /** What to do about it, where that is something else than to take the file from another copy. */
+  readonly hint?: string;
 }
 
 /** One chunk that two trees have different content of. */

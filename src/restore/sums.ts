@@ -10,6 +10,8 @@ import { openFile } from './tree-files.js';
 
 /** Read at once; any size that holds a line does. */
 const PIECE_BYTES = 4 * 1024 * 1024;
+/** A sums file with more bad lines is no use: the rest is counted, not listed. */
+const MAX_BAD_LINES = 1000;
 const HASH_DIGITS = 16;
 const COMMENT = '#'.charCodeAt(0);
 
@@ -27,8 +29,10 @@ export interface Sums {
   readonly skipped: Uint8Array | undefined;
   /** Nobody knows any hash: a plain copy of chunkfs. `hashes` is empty then. */
   readonly none: boolean;
-  /** What is wrong with the sums file, the first thing first; empty if nothing is. */
+  /** What is wrong with the sums file, the first thing first, of bad lines at most MAX_BAD_LINES; empty if nothing is. */
   readonly problems: readonly ChunkmountError[];
+  /** How many things are wrong with it, those that are not in `problems` included. */
+  readonly problemCount: number;
 }
 
 /** Eight hex digits as an unsigned number, or -1. */
@@ -133,7 +137,8 @@ function equals(bytes: Uint8Array, at: number, tail: Uint8Array): boolean {
  */
 export function readSums(tree: Tree, disk: ManifestDisk): Sums {
   if (tree.isPlain) {
-    return { hashes: new Uint32Array(0), lost: undefined, skipped: undefined, none: true, problems: [] };
+    const nothing = { hashes: new Uint32Array(0), lost: undefined, skipped: undefined };
+    return { ...nothing, none: true, problems: [], problemCount: 0 };
   }
   const file = path.join(tree.root, disk.sums);
   const problems: ChunkmountError[] = [];
@@ -162,6 +167,7 @@ function readOpened(
   const readable = stat?.isFile() === true ? Math.min(disk.chunkCount, Math.floor(stat.size / length)) : 0;
   const { hashes, lost, skipped } = allocate(disk);
   let lostCount = disk.chunkCount - readable;
+  let badLines = 0;
   lost.fill(1, readable);
   const piece = pageBuffer(Math.floor(PIECE_BYTES / length) * length);
   for (let first = 0; first < readable; first += piece.byteLength / length) {
@@ -181,10 +187,11 @@ function readOpened(
     parseSums(disk, first, piece.subarray(0, wanted), into, (line) => {
       lost[line] = 1;
       lostCount++;
-      if (problems.length < 1000) problems.push(badLine(file, line));
+      if (badLines++ < MAX_BAD_LINES) problems.push(badLine(file, line));
     });
   }
-  return { hashes, lost: lostCount === 0 ? undefined : lost, skipped, none: false, problems };
+  const problemCount = problems.length + Math.max(0, badLines - MAX_BAD_LINES);
+  return { hashes, lost: lostCount === 0 ? undefined : lost, skipped, none: false, problems, problemCount };
 }
 
 function allocate(disk: ManifestDisk): {

@@ -62,7 +62,10 @@ export interface VerifyReport {
   /** False for a copy of a chunkfs mount: then only the sizes of the chunks were looked at. */
   readonly hasSums: boolean;
   readonly disks: readonly DiskReport[];
-  /** How many things are wrong; `problems` may list fewer, about 100,000 a disk. */
+  /**
+   * How many things are wrong, without what does not belong there beyond the first 100,000 of a disk. `problems` may list fewer:
+   * 100,000 chunks and 1000 lines of sums a disk.
+   */
   readonly problemCount: number;
   readonly problems: readonly Problem[];
 }
@@ -107,7 +110,9 @@ export async function verifyTree(request: VerifyRequest): Promise<VerifyReport> 
 const NOTHING_KNOWN = { name: null, snapshotTime: null, consistency: null };
 
 function unreadableTree(directory: string, error: ChunkmountError): VerifyReport {
-  const problems = [fileProblem('manifest', MANIFEST_NAME, error)];
+  const { hint } = error;
+  const problem = fileProblem('manifest', MANIFEST_NAME, error);
+  const problems = [hint === undefined ? problem : { ...problem, hint }];
   const nothing = { ...NOTHING_KNOWN, hasSums: true, against: null, disks: [] };
   return { tree: directory, ...nothing, intact: false, problemCount: 1, problems };
 }
@@ -152,7 +157,10 @@ async function verifyDisk(
   problems: Problems,
 ): Promise<DiskReport> {
   const sums = readSums(tree, disk);
-  problems.add(sums.problems.map((error) => fileProblem('sums', disk.sums, error)));
+  problems.add(
+    sums.problems.map((error) => fileProblem('sums', disk.sums, error)),
+    sums.problemCount,
+  );
   problems.add(checkDiskDirectory(tree, disk.target));
   const verified = await verifyChunks(tree, disk, sums, request, problems);
   return { disk: disk.target, size: disk.size, chunks: disk.chunkCount, verified };

@@ -78,6 +78,36 @@ describe('verify', () => {
     expect((await report({ tree: empty })).problems).toMatchObject([{ kind: 'disk', path: 'disk0' }]);
   });
 
+  it.each<[string, (root: string) => void, RegExp]>([
+    [
+      'of a newer format',
+      (root) => editManifest(root, (manifest) => void Object.assign(manifest, { version: 3 })),
+      /^install a newer chunkmount/,
+    ],
+    [
+      'that is not there',
+      (root) => fs.rmSync(path.join(root, 'manifest.json')),
+      /^give the directory that holds it/,
+    ],
+  ])('says what to do about a manifest %s', async (_, damage, hint) => {
+    const { root } = demoTree();
+    damage(root);
+    expect(await errorOf(runVerify({ tree: root }, new RecordingContext()), 'integrity')).toMatchObject({
+      hint: expect.stringMatching(hint),
+    });
+    expect((await report({ tree: root })).problems).toMatchObject([{ hint: expect.stringMatching(hint) }]);
+  });
+
+  it('counts all bad lines of a sums file, more than it lists', async () => {
+    const { root } = demoTree(Buffer.alloc(1500 * CHUNK));
+    const sums = path.join(root, 'vda.xxh64');
+    fs.writeFileSync(sums, fs.readFileSync(sums, 'latin1').replaceAll('\n', '\r\n'));
+    const { problemCount, problems } = await report({ tree: root });
+    // The first of them is the size of the file.
+    expect(problemCount).toBe(1 + 1500);
+    expect(problems).toHaveLength(1 + 1000);
+  });
+
   it('does not resolve entities in domain XML', async () => {
     const { root } = demoTree();
     const xml = path.join(root, 'mail01.xml');
