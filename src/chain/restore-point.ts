@@ -1,8 +1,9 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { failed, usage } from '../errors.js';
-import { fsyncDirectory } from '../host/durable.js';
+import { failed, systemCode, usage } from '../errors.js';
+import { fsyncDirectory, inheritAccess } from '../host/durable.js';
 import { run } from '../host/exec.js';
+import { identify } from '../host/process-identity.js';
 import { chainNode } from '../image/block-node.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import { refuseIfUsedByQemu } from '../image/image-lock.js';
@@ -45,18 +46,26 @@ export function choosePoint({ points }: ChainRecord, at: string): Point {
   const found = find(points, at);
   if (found !== undefined) return found;
   throw usage(`there is no point ${JSON.stringify(at)} in the chain`, {
-    hint: `it has ${range}: give --at=latest, a number or a date (2026-11-20, 2026-11-20T23:00:00Z)`,
+    hint: `it has ${range}: give --at=latest, a number or a date (2026-11-20, 2026-11-20T23:00:00, in UTC)`,
   });
 }
 
 function find(points: readonly Point[], at: string): Point | undefined {
   if (at === 'latest') return points.at(-1);
   if (/^[0-9]{1,9}$/.test(at)) return points.find(({ number }) => number === Number(at));
-  if (!/^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?$/.test(at)) return undefined;
-  const time = Date.parse(at);
-  // A day means its end.
-  const end = at.length === 10 ? time + DAY_MS - 1 : time;
+  const end = endOf(at);
   return points.findLast((point) => Date.parse(point.time) <= end);
+}
+
+/** The moment that a date names, in milliseconds since 1970; NaN if it is none. A day means its end, and all is UTC unless it has a zone. */
+function endOf(date: string): number {
+  const match =
+    /^([0-9-]{10})(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]{1,9})?)(Z|[+-][0-9]{2}:[0-9]{2})?)?$/.exec(
+      date,
+    );
+  if (match === null) return Number.NaN;
+  const [, day, time, zone = 'Z'] = match;
+  return time === undefined ? Date.parse(`${day}T00:00Z`) + DAY_MS - 1 : Date.parse(`${day}T${time}${zone}`);
 }
 
 /** A copy as QEMU is to open it. Its header is not trusted: it must say what the record says. */
@@ -85,24 +94,54 @@ async function layerOf(
   );
 }
 
-async function checkTarget(to: string, force: boolean): Promise<void> {
+function checkDirectory(directory: string): void {
+  const hint = 'give --to a place in a directory that is there and can be written to';
+  if (fs.statSync(directory, { throwIfNoEntry: false })?.isDirectory() !== true)
+    throw usage(`${directory} is no directory`, { hint });
+  try {
+    fs.accessSync(directory, fs.constants.W_OK | fs.constants.X_OK);
+  } catch (error) {
+    throw failed(`${directory} cannot be written to: ${systemCode(error) ?? error}`, { hint, cause: error });
+  }
+}
+
+/** Throws if no image can be made at `to`. Returns what is there to be replaced. Changes nothing. */
+export async function checkPlace(to: string, force: boolean): Promise<fs.Stats | undefined> {
+  checkDirectory(path.dirname(to));
   const stat = fs.lstatSync(to, { throwIfNoEntry: false });
-  if (stat === undefined) return;
+  if (stat === undefined) return undefined;
   if (!stat.isFile()) throw usage(`${to} is no file`, { hint: 'give the path of an image to be made' });
   await refuseIfUsedByQemu(to);
   if (!force) throw failed(`${to} exists already`, { hint: 'give another --to, or --force to replace it' });
+  return stat;
 }
 
-/** Makes an image of a disk as it was at a point, after checking the sums of all copies that it takes. */
+/** The image while it is made: named after this process. */
+function partName(name: string, pid: number | string): string {
+  return `.${name}.${pid}.part`;
+}
+
+/** Removes what killed processes left of the image at `to`. One with the number of a process that runs is left alone. */
+function removeUnfinished(to: string): void {
+  const [directory, name] = [path.dirname(to), path.basename(to)];
+  for (const found of fs.readdirSync(directory)) {
+    const pid = /\.([1-9][0-9]{0,9})\.part$/.exec(found)?.[1];
+    if (pid === undefined || found !== partName(name, pid) || identify(Number(pid)) !== undefined) continue;
+    fs.rmSync(path.join(directory, found), { force: true });
+  }
+}
+
+/** Makes an image of a disk as it was at a point, after checking its place and the sums of all copies that it takes. */
 export async function restorePoint(request: RestorePointRequest, record: ChainRecord): Promise<void> {
   const { directory, copy, to, format, force, reporter, signal } = request;
-  await checkTarget(to, force);
+  await checkPlace(to, force);
+  removeUnfinished(to);
   const hint = 'put it back from a copy of that directory, or restore an earlier point';
   const copies = await checkCopies(directory, record, copy.file, { hint, thorough: true, reporter, signal });
   const [top, ...below] = await Promise.all(copies.map((one) => layerOf(directory, one, signal)));
   const source = `json:${JSON.stringify(chainNode([top!, ...below]))}`;
   const bytes = copies.reduce((sum, { size }) => sum + size, 0);
-  const part = path.join(path.dirname(to), `.${path.basename(to)}.${process.pid}.part`);
+  const part = path.join(path.dirname(to), partName(path.basename(to), process.pid));
   fs.closeSync(fs.openSync(part, 'wx', 0o600));
   try {
     const done = watchGrowth(part, { label: `restoring ${copy.target}`, bytes, reporter });
@@ -113,7 +152,8 @@ export async function restorePoint(request: RestorePointRequest, record: ChainRe
       done();
     }
     await syncFile(part);
-    await checkTarget(to, force);
+    const replaced = await checkPlace(to, force);
+    if (replaced !== undefined) inheritAccess(part, replaced);
     fs.renameSync(part, to);
   } catch (error) {
     fs.rmSync(part, { force: true });

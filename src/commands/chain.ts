@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Command, Option } from 'commander';
 import type { DiskCopy, Point } from '../chain/chain-record.js';
-import { choosePoint, openChain, restorePoint } from '../chain/restore-point.js';
+import { checkPlace, choosePoint, openChain, restorePoint } from '../chain/restore-point.js';
 import { type ChainResult, type ConsolidateMethod, runChain } from '../chain/run-chain.js';
 import { usage } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
@@ -70,8 +70,10 @@ that run, or the point is complete.
 
   chunkmount chain list DIR/VM
   chunkmount chain restore DIR/VM --to=PATH [--at=latest|NUMBER|DATE] [--disk=vda] [--format=raw|qcow2] [--force]
-restore makes an image of a disk as it was at that point (with a date: the last one that is not later; a day means its
-end, UTC). PATH is a new file, or a directory for all disks. The sums of all copies that it takes are checked first.
+restore makes an image of a disk as it was at that point. With a date (2026-11-20, 2026-11-20T23:00, 2026-11-21T01:00+02:00)
+it is the last one that is not later; a day means its end, and a date without a zone is UTC. PATH is a new file, or a
+directory for all disks. The places are looked at, and the sums of all copies that it takes are checked, before anything
+is written; a file that --force replaces hands down its owner and mode.
 
 Exit status: 0 done; 1 failed, the VM runs on; 2 usage; 3 locked, or there is a session of mount; 4 a copy is missing or
 altered; 5 some VMs are done, some not.
@@ -226,6 +228,8 @@ export async function runChainRestore(
     restored.map(({ to }) => to),
     stateDirectory(options),
   );
+  // All of them before the first: reading the copies takes long.
+  for (const { to } of restored) await checkPlace(to, options.force === true);
   for (const one of restored) {
     await restorePoint({ directory, ...one, force: options.force === true, reporter, signal }, record);
     reporter.notice(`disk ${one.copy.target} of ${record.name} as of ${point.time} restored to ${one.to}`);

@@ -1,15 +1,10 @@
 import * as fs from 'node:fs';
 import { failed } from '../errors.js';
+import { inheritAccess } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { refuseIfUsedByQemu } from '../image/image-lock.js';
 import type { Target } from './target.js';
 import { lockTarget } from './target-lock.js';
-
-/** Only root can give a file away; for anybody else it stays theirs, which is what cp does. */
-function inherit(file: string, replaced: fs.Stats): void {
-  if (process.geteuid?.() === 0) fs.chownSync(file, replaced.uid, replaced.gid);
-  fs.chmodSync(file, replaced.mode & 0o777);
-}
 
 /** Throws unless the file is still the one that was looked at when the restore began, hours ago perhaps. */
 function refuseIfReplaced(now: fs.Stats, target: Extract<Target, { kind: 'file' }>): void {
@@ -27,7 +22,7 @@ async function replace(file: string, target: Extract<Target, { kind: 'file' }>):
     refuseIfReplaced(replaced, target);
     await lockTarget(fd, target.file);
     await refuseIfUsedByQemu(target.file);
-    inherit(file, replaced);
+    inheritAccess(file, replaced);
     fs.renameSync(file, target.file);
   } finally {
     fs.closeSync(fd);

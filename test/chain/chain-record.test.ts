@@ -96,11 +96,23 @@ describe('a point is chosen', () => {
     ['2026-11-20T21:59:59Z', 1],
     ['2026-11-20T22:00:00Z', 2],
     ['2026-11-21T00:00:00+02:00', 2],
+    ['2026-11-20 22:00', 2],
   ])('by %s', (at, number) => {
     expect(choosePoint(record, at).number).toBe(number);
   });
 
-  it.each(['3', '0', '2026-11-18', 'yesterday', '', '-1', '2026-11-99'])('not by %j', (at) => {
+  it.each([
+    '3',
+    '0',
+    '2026-11-18',
+    'yesterday',
+    '',
+    '-1',
+    '2026-11-99',
+    '2026-11-20T25:00',
+    '2026-11-20Z',
+    '2026-11-20 10 PM',
+  ])('not by %j', (at) => {
     expect(() => choosePoint(record, at)).toThrow(/there is no point/);
   });
 });
