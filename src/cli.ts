@@ -77,6 +77,8 @@ const SYSTEM_HINTS: Readonly<Record<string, string>> = {
   EPERM: 'run this as root, or as a user who may do that',
   ENOSPC: 'make room on that file system',
   EDQUOT: 'make room: the quota of this user is used up',
+  EMFILE: 'raise the limit of open files: ulimit -n, or LimitNOFILE= of the systemd unit',
+  ENFILE: 'the host has too many files open: raise fs.file-max',
   EROFS: 'that file system is read-only: give another directory',
 };
 

@@ -15,6 +15,9 @@ export class CommandError extends ChunkmountError {
   }
 }
 
+/** It never ran: whatever it was to ask for has not been asked. */
+export class NotStartedError extends CommandError {}
+
 /** How a program ended: what we look at in execa's result. */
 export interface Outcome {
   readonly code?: string | undefined;
@@ -25,6 +28,22 @@ export interface Outcome {
   readonly stderr?: unknown;
   readonly originalMessage?: string | undefined;
 }
+
+const TOO_MANY_FILES = {
+  why: 'too many files are open',
+  hint: 'raise the limit of open files: ulimit -n, or LimitNOFILE= of the systemd unit; that of the whole host is fs.file-max',
+} as const;
+
+/** What the system lacks when it starts no program at all, by its error code. */
+const SHORTAGES: Readonly<Record<string, { readonly why: string; readonly hint: string }>> = {
+  EMFILE: TOO_MANY_FILES,
+  ENFILE: TOO_MANY_FILES,
+  EAGAIN: {
+    why: 'there are too many processes',
+    hint: 'raise the limit of processes: ulimit -u, or TasksMax= of the systemd unit',
+  },
+  ENOMEM: { why: 'there is too little memory', hint: 'end what needs much of it, and try again' },
+};
 
 /** The exit code, if it is 0 or one of `accept`. Throws CommandError for all else. */
 export function check(
@@ -37,13 +56,18 @@ export function check(
   const command = [program, ...args];
   if (result.code === 'ENOENT') {
     const apt = PACKAGES[program];
-    throw new CommandError(
+    throw new NotStartedError(
       `${program} is not installed`,
       command,
       undefined,
       '',
       apt === undefined ? undefined : `install it: apt-get install ${apt}`,
     );
+  }
+  const shortage = SHORTAGES[result.code ?? ''];
+  if (shortage !== undefined) {
+    const sentence = `${program} cannot be started: ${shortage.why} (${result.code})`;
+    throw new NotStartedError(sentence, command, undefined, '', shortage.hint);
   }
   const said =
     stderr === ''

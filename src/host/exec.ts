@@ -1,4 +1,5 @@
 import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { Options } from 'execa';
@@ -80,6 +81,28 @@ function endGroupOf(child: ChildProcess, given: Pick<RunOptions, 'timeoutMs' | '
 }
 
 /**
+ * Starts a program by `begin`, which calls execa. Without descriptors for its pipes Node gives a child that has none, and tells the
+ * reason by an event `error` later; execa throws before it listens, so that nobody would hear the event, and it would end us.
+ */
+function beginning<T>(program: string, args: readonly string[], begin: () => T): T {
+  let child: ChildProcess | undefined;
+  const see = (message: unknown) => {
+    child = (message as { process: ChildProcess }).process;
+  };
+  subscribe('child_process', see);
+  try {
+    return begin();
+  } catch (error) {
+    if (child === undefined || child.stdio !== undefined) throw error;
+    child.on('error', () => {});
+    check(program, args, { code: 'EMFILE', isCanceled: false, timedOut: false });
+    throw error;
+  } finally {
+    unsubscribe('child_process', see);
+  }
+}
+
+/**
  * Runs a program to its end, never through a shell, with LC_ALL=C. Throws CommandError when it is missing, fails,
  * or takes longer than `timeoutMs` (60 s unless told).
  */
@@ -92,7 +115,7 @@ export async function run(
   // execa's types know descriptors 0 to 2 only; it passes on any.
   const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
-  const child = execa(program, args, { ...others, stdio });
+  const child = beginning(program, args, () => execa(program, args, { ...others, stdio }));
   endGroupOf(child, given);
   const result = await child;
   const exitCode = check(program, args, result, given);
@@ -120,7 +143,7 @@ export async function runFilter(
   const { stdin: _, ...others } = options(given);
   const start = () => {
     try {
-      return execa(program, args, { ...others, stdio });
+      return beginning(program, args, () => execa(program, args, { ...others, stdio }));
     } finally {
       closeSync(ends.stdin);
       closeSync(ends.stdout);
@@ -140,7 +163,8 @@ export async function* runLines(
   const { stdin, ...others } = options(given);
   const stdio = [stdin, 'pipe', 'pipe', ...(given.descriptors ?? [])] as NonNullable<Options['stdio']>;
   const { execa } = await loadExeca();
-  const child = execa(program, args, { ...others, stdio, buffer: { stdout: false, stderr: true } });
+  const buffer = { stdout: false, stderr: true };
+  const child = beginning(program, args, () => execa(program, args, { ...others, stdio, buffer }));
   endGroupOf(child, given);
   let rest = '';
   child.stdout?.setEncoding('utf8');
@@ -347,14 +371,15 @@ export async function runForeground(
   given: { env: Readonly<Record<string, string>>; signal?: AbortSignal; kill?: AbortSignal },
 ): Promise<ForegroundResult> {
   const { execa } = await loadExeca();
-  const child = execa(program, args, {
+  const options = {
     cwd: OUR_DIRECTORY,
     env: { ...given.env },
     stdio: 'inherit',
     reject: false,
     forceKillAfterDelay: 10_000,
     ...(given.signal === undefined ? {} : { cancelSignal: given.signal }),
-  });
+  } satisfies Options;
+  const child = beginning(program, args, () => execa(program, args, options));
   given.kill?.addEventListener('abort', () => child.kill('SIGKILL'), { once: true });
   const result = await child;
   if (result.exitCode === undefined && result.signal === undefined) check(program, args, result);

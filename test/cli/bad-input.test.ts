@@ -221,6 +221,17 @@ describe('with VMs, bad input', () => {
     });
   });
 
+  it('says so when too many files are open, and leaves no more than cleanup can undo', async () => {
+    // How many it takes for what is another matter with each Node.js.
+    for (const limit of [24, 30, 32]) {
+      const limited = [`--nofile=${limit}`, '--', process.execPath, CLI, '--vm=mail01', uri()];
+      const { exitCode, stderr } = await run('prlimit', limited, { env: chunkmount.env, accept: [1] });
+      if (exitCode === 1) expect(toldError(stderr).message).toMatch(/EMFILE/);
+      expect(stderr).not.toMatch(/should not happen|\n {4}at /);
+      await chunkmount.succeed('cleanup', '--all');
+    }
+  });
+
   describe('without root', () => {
     const asNobody = async (...args: string[]) => {
       const user = [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups'];

@@ -1,5 +1,6 @@
 import { ChunkmountError, failed, messageOf } from '../../errors.js';
 import { allEnded } from '../../host/all-ended.js';
+import { NotStartedError } from '../../host/command-error.js';
 import type { ProcessIdentity } from '../../host/process-identity.js';
 import { diskSource } from '../../libvirt/disk-source.js';
 import type { Disk } from '../../libvirt/domain.js';
@@ -144,7 +145,8 @@ async function take(
   try {
     await virsh.snapshotCreate(domain.uuid, xml, snapshotFlags(memory !== undefined, how.quiesce));
   } catch (error) {
-    if (isAnswer(error)) recordAll({ answered: true });
+    if (isAnswer(error) || error instanceof NotStartedError) recordAll({ answered: true });
+    if (error instanceof NotStartedError) throw error;
     throw failed(`no snapshot of ${domain.name} could be made: ${messageOf(error)}`, {
       hint: 'is there space for overlays, and may QEMU write there (AppArmor, SELinux: see chunkmount doctor)? --overlay-dir=DIR names another place',
       cause: error,

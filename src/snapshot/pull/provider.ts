@@ -1,4 +1,5 @@
 import { ChunkmountError, failed, messageOf } from '../../errors.js';
+import { NotStartedError } from '../../host/command-error.js';
 import { bootId, type ProcessIdentity } from '../../host/process-identity.js';
 import { type Qcow2Info, qcow2Info } from '../../image/qcow2-info.js';
 import { beginBackup } from '../../libvirt/backup-job.js';
@@ -151,7 +152,7 @@ async function ask(
   try {
     await beginBackup(virsh, domain.uuid, plan);
   } catch (error) {
-    if (isAnswer(error)) journal.done(entry, { answered: true });
+    if (isAnswer(error) || error instanceof NotStartedError) journal.done(entry, { answered: true });
     throw error;
   }
   journal.done(entry, { answered: true });
