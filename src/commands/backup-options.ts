@@ -89,9 +89,27 @@ export function transportOption(): Option {
 
 const SNAPSHOT_CHOICES = ['auto', 'overlay', 'lvm', 'reflink', 'pull', 'none'] as const;
 
+/** Both set one value, of which the last would count without a word. */
+function refuseContrarySnapshot(command: Command): Command {
+  let kind = 'none';
+  let pause = false;
+  command.on('option:snapshot', (given: string) => {
+    kind = given;
+  });
+  command.on('option:no-snapshot', () => {
+    pause = true;
+  });
+  return command.hook('preAction', () => {
+    if (!pause || kind === 'none') return;
+    throw usage(`--no-snapshot and --snapshot=${kind} exclude each other`, {
+      hint: 'leave one of them out: with --no-snapshot the VM is paused until cleanup',
+    });
+  });
+}
+
 /** The options that mount, run and dump share. */
 export function addBackupOptions(command: Command): Command {
-  addConnectOption(addDirectoryOptions(command));
+  addConnectOption(addDirectoryOptions(refuseContrarySnapshot(command)));
   return command
     .addOption(listOption('--exclude <disks>', 'disks to leave out, by target: vdb,hdb'))
     .addOption(

@@ -7,12 +7,16 @@ import { keepStill, pauseUndo } from './pause.js';
 import type { Snapshot, SnapshotProvider, SnapshotRequest } from './provider.js';
 
 async function freeze(request: SnapshotRequest): Promise<Snapshot> {
-  const { virsh, domain, journal, reporter, disks } = request;
+  const { virsh, domain, journal, reporter, disks, options } = request;
   if (!domain.active) return noneProvider.freeze(request);
   const qemu = findQemu(domain);
   if (qemu === undefined) throw failed(`the QEMU process of ${domain.name} is not found on this host`);
   const ran = await keepStill({ virsh, domain, qemu, journal }, imagesBelow(disks));
   if (ran) reporter.notice(`${domain.name} is paused until cleanup`);
+  if (options.quiesce !== 'no')
+    reporter.warn(
+      `the file systems of ${domain.name} were not frozen: it is only paused (--no-snapshot); its backup is as after a power failure`,
+    );
   // QEMU has them open for writing all the while, and says so by its locks.
   const frozen = disks.map((disk) => ({ target: disk.target, image: { ...imageOf(disk), inUse: true } }));
   return { time: new Date(), consistency: 'crash', disks: frozen };

@@ -58,6 +58,8 @@ describe('the command line', () => {
     [['run', '--vm=a'], /missing required argument 'command'/, /chunkmount run --help/],
     [['run', '--vm=a', 'rsync', '-a'], /unknown option '-a'/, /chunkmount run --help/],
     [['--vm=a', '--no-snapshot', '--quiesce=require'], /exclude each other/, /leave one of them out/],
+    [['--vm=a', '--no-snapshot', '--snapshot=overlay'], /exclude each other/, /leave one of them out/],
+    [['dump', '--vm=a', '--snapshot=lvm', '--no-snapshot'], /exclude each other/, /leave one of them out/],
     [['list', '--statedir='], /--statedir is empty/, /leave it out/],
     [['--vm=a', '--backupdir='], /--backupdir is empty/, /leave it out/],
     [['--vm=a', '--overlay-dir='], /--overlay-dir is empty/, /leave it out/],
