@@ -50,7 +50,9 @@ export class StateDirectory {
 
   #names(part: string): string[] {
     try {
-      return fs.readdirSync(path.join(this.root, part)).sort();
+      const entries = fs.readdirSync(path.join(this.root, part), { withFileTypes: true });
+      // Each of ours is a directory: a file there is somebody else's.
+      return entries.flatMap((entry) => (entry.isFile() ? [] : [entry.name])).sort();
     } catch (error) {
       // Something above it may be a file, of which whoever makes directories complains.
       if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return [];

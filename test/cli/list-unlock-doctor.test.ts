@@ -63,6 +63,15 @@ describe('what is there, and what is missing', () => {
       });
     });
 
+    it('takes no file for a session, and neither does cleanup', async () => {
+      const file = path.join(chunkmount.stateDirectory, 'sessions', 'notes.txt');
+      fs.mkdirSync(path.dirname(file), { recursive: true });
+      fs.writeFileSync(file, 'not ours');
+      expect(await list()).toEqual([]);
+      await chunkmount.succeed('cleanup', '--all');
+      fs.rmSync(file);
+    });
+
     it('shows sessions with what they did so far, also once the daemon is dead', async () => {
       await chunkmount.succeed(...given);
       await chunkmount.succeed('--vm=mail01', uri());
