@@ -150,10 +150,11 @@ export async function chooseProviders(request: ChoiceRequest): Promise<ProviderG
     .sort((a, b) => order(a) - order(b));
 }
 
-/** What to do about a VM that neither runs nor is off, by those kinds that mind. */
+/** What to do about a VM that does not run, by those kinds that mind. */
 const WAY_OUT_OF: Readonly<Partial<Record<DomainState, (name: string) => string>>> = {
   pmsuspended: (name) => `it sleeps: wake it up (virsh dompmwakeup ${name})`,
   crashed: (name) => `end it (virsh destroy ${name}), and back it up while it is off`,
+  'shut off': (name) => `leave out --snapshot: it stands still by itself; or start it (virsh start ${name})`,
   'in shutdown': () => 'wait until it is off',
 };
 const KINDS_FOR_ANY_STATE: ReadonlySet<SnapshotKind> = new Set(['lvm', 'reflink']);

@@ -165,6 +165,10 @@ describe('a VM that is shut off', () => {
   });
 
   it('cannot have an overlay', async () => {
-    await expect(choose('off', 'overlay')).rejects.toThrow(/disk vda: off is shut off/);
+    for (const kind of ['overlay', 'pull'] as const)
+      await expect(choose('off', kind)).rejects.toMatchObject({
+        message: expect.stringMatching(/off is shut off/),
+        hint: expect.stringMatching(/^leave out --snapshot: .*virsh start off/),
+      });
   });
 });
