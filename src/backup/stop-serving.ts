@@ -67,10 +67,14 @@ async function takeAway(mountpoint: string, source: string, reporter: Reporter):
     }
   }
   if (!isMounted(mountpoint, source)) return false;
-  const users = usersOf(mountpoint).map(({ pid, command }) => `${command} (${pid})`);
-  reporter.warn(
-    `${mountpoint} is still used by ${users.join(', ') || `somebody: ${problem}`}; it is taken away from them`,
-  );
+  const users = usersOf(mountpoint);
+  // Who runs cleanup from inside the tree has us there, too; and nobody else, if we took the place of their shell.
+  const others = users.filter(({ pid }) => pid !== process.pid);
+  const names = others.map(({ pid, command }) => `${command} (${pid})`).join(', ');
+  if (others.length > 0 || users.length === 0)
+    reporter.warn(
+      `${mountpoint} is still used by ${names || `somebody: ${problem}`}; it is taken away from them`,
+    );
   await unmount(mountpoint, { lazy: true });
   return true;
 }
