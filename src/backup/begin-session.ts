@@ -10,6 +10,7 @@ import { makeDirectory, removeUnfinished } from '../host/durable.js';
 import { chooseTransport } from './choose-transport.js';
 import { type DaemonConfig, indexFile } from './daemon-config.js';
 import { freezeSource } from './freeze-source.js';
+import { idleOptions } from './idle-options.js';
 import { keptSnapshots } from './kept-snapshots.js';
 import { keptWarnings } from './kept-space.js';
 import { manifestTime } from './manifest-time.js';
@@ -70,6 +71,8 @@ async function mountTree(
     reporter,
     signal,
   });
+  const kept = keptSnapshots({ name: source.name, state: settings.state });
+  for (const warning of idleOptions({ name: source.name, settings, frozen, kept })) reporter.warn(warning);
   const disks = await prepareDisks({
     disks: frozen.disks,
     chunkSize: settings.chunkSize,
@@ -77,7 +80,7 @@ async function mountTree(
     indexDirectory: settings.state.index(source.name),
     session: id,
     tracking: settings.tracking,
-    kept: keptSnapshots({ name: source.name, state: settings.state }),
+    kept,
     politeness: settings.politeness,
     journal,
     reporter,

@@ -44,7 +44,10 @@ export async function trackDisk(request: TrackRequest): Promise<DiskTracking> {
   for (const tracker of wanted) {
     const observation = await tracker.observe(disk);
     all.push({ tracker, observation });
-    if (observation.kind === 'none')
+    // Who names one for a disk that it never is for would wait for its help in vain. One that goes by the image alone has its days.
+    if (observation.kind === 'none' && tracker.kind === track && track !== 'still')
+      reporter.warn(`disk ${disk.target}: --track=${track} has no effect: ${observation.reason}`);
+    else if (observation.kind === 'none')
       reporter.debug(`disk ${disk.target}: tracker ${tracker.kind} knows nothing: ${observation.reason}`);
   }
   const record = readTracking(indexDirectory, disk.target);

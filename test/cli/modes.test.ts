@@ -152,4 +152,14 @@ describe('an option that does not go with what is asked for', () => {
     await chunkmount.succeed(...dump);
     fs.rmSync(chunkmount.backupDirectory, { recursive: true });
   });
+
+  it('says that a tracker which was named is not for this disk', async () => {
+    const args = [`--image=${image}`, '--name=demo', '--track=bitmap'];
+    const { exitCode, stderr } = await chunkmount.run(args);
+    expect({ exitCode, stderr }).toEqual({
+      exitCode: 0,
+      stderr: expect.stringMatching(/^chunkmount: warning: disk disk0: --track=bitmap has no effect: .*\n$/),
+    });
+    await chunkmount.succeed('cleanup', '--all');
+  });
 });

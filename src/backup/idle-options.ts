@@ -1,0 +1,31 @@
+import type { JournalEntry } from '../session/journal.js';
+import { LVM_KIND, OVERLAY_KIND, REFLINK_KIND } from '../snapshot/watched-kinds.js';
+import type { BackupSettings } from './settings.js';
+import type { FrozenSource } from './source.js';
+
+export interface IdleRequest {
+  readonly name: string;
+  readonly settings: Pick<BackupSettings, 'tracking' | 'snapshotSize'>;
+  readonly frozen: Pick<FrozenSource, 'disks'>;
+  /** What earlier sessions left, which may be left once more: see kept-snapshots.ts. */
+  readonly kept: readonly JournalEntry[];
+}
+
+/**
+ * A sentence for each option about snapshots that no disk has now, and none was left of. No error: one command line may be for VMs
+ * that run and others that are off.
+ */
+export function idleOptions({ name, settings, frozen, kept }: IdleRequest): string[] {
+  const kinds = [...new Set(frozen.disks.map(({ snapshot }) => snapshot))];
+  const has = (...some: string[]) => some.some((kind) => kinds.includes(kind));
+  const left = (...some: string[]) => kept.some(({ kind }) => some.includes(kind));
+  const { keepOverlay, keepSnapshot } = settings.tracking;
+  const idle: string[] = [];
+  if (keepOverlay && !has('overlay') && !left(OVERLAY_KIND)) idle.push('--keep-overlay');
+  if (keepSnapshot && !has('lvm', 'reflink') && !left(LVM_KIND, REFLINK_KIND)) idle.push('--keep-snapshot');
+  if (settings.snapshotSize !== undefined && !has('lvm')) idle.push('--snapsize');
+  return idle.map(
+    (option) =>
+      `${option} has no effect on ${name}: its disks are frozen with --snapshot=${kinds.join(', ')}`,
+  );
+}

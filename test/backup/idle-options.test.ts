@@ -1,0 +1,32 @@
+import { describe, expect, it } from 'vitest';
+import { idleOptions } from '../../src/backup/idle-options.js';
+import type { FrozenSourceDisk } from '../../src/backup/source.js';
+import type { JournalEntry } from '../../src/session/journal.js';
+
+const ALL = { keepOverlay: true, keepSnapshot: true };
+
+/** The options among --keep-overlay, --keep-snapshot and --snapsize that have no effect on disks that are frozen so. */
+function idle(kinds: readonly string[], left: readonly string[] = [], keep = ALL): string[] {
+  const tracking = { ...keep, track: 'auto', audit: 0, fullScan: false, fullScanEveryMs: 0 } as const;
+  const disks = kinds.map((snapshot) => ({ snapshot }) as FrozenSourceDisk);
+  const kept = left.map((kind) => ({ kind }) as JournalEntry);
+  const snapshotSize = { kind: 'bytes', bytes: 1 } as never;
+  const found = idleOptions({ name: 'a', settings: { tracking, snapshotSize }, frozen: { disks }, kept });
+  return found.map((sentence) => sentence.split(' ')[0]!);
+}
+
+describe('options that have no effect', () => {
+  it.each([
+    [['none'], [], ['--keep-overlay', '--keep-snapshot', '--snapsize']],
+    [['pull'], [], ['--keep-overlay', '--keep-snapshot', '--snapsize']],
+    [['overlay'], [], ['--keep-snapshot', '--snapsize']],
+    [['reflink'], [], ['--keep-overlay', '--snapsize']],
+    [['lvm'], [], ['--keep-overlay']],
+    [['overlay', 'lvm'], [], []],
+    // A VM that is off, on the overlay of an earlier session: it stays there.
+    [['none'], ['overlay'], ['--keep-snapshot', '--snapsize']],
+    [['none'], ['lvm-snapshot'], ['--keep-overlay', '--snapsize']],
+  ])('%j, with %j left', (kinds, left, expected) => {
+    expect(idle(kinds, left)).toEqual(expected);
+  });
+});
