@@ -6,18 +6,19 @@ import type { FrozenSource } from './source.js';
 export interface IdleRequest {
   readonly name: string;
   readonly settings: Pick<BackupSettings, 'tracking' | 'snapshotSize'>;
-  readonly frozen: Pick<FrozenSource, 'disks'>;
+  readonly frozen: Pick<FrozenSource, 'uuid' | 'consistency' | 'disks'>;
   /** What earlier sessions left, which may be left once more: see kept-snapshots.ts. */
   readonly kept: readonly JournalEntry[];
 }
 
 /**
- * A sentence for each option about snapshots that no disk has now, and none was left of. No error: one command line may be for VMs
- * that run and others that are off.
+ * A sentence for each option about snapshots that no disk has now, and none was left of. No error: one command line may be for several
+ * VMs. And nothing of a VM that is off: it will run again.
  */
 export function idleOptions({ name, settings, frozen, kept }: IdleRequest): string[] {
   const kinds = [...new Set(frozen.disks.map(({ snapshot }) => snapshot))];
   const has = (...some: string[]) => some.some((kind) => kinds.includes(kind));
+  if (frozen.uuid !== null && frozen.consistency === 'offline' && has('none')) return [];
   const left = (...some: string[]) => kept.some(({ kind }) => some.includes(kind));
   const { keepOverlay, keepSnapshot } = settings.tracking;
   const idle: string[] = [];

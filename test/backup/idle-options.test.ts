@@ -1,17 +1,22 @@
 import { describe, expect, it } from 'vitest';
 import { idleOptions } from '../../src/backup/idle-options.js';
-import type { FrozenSourceDisk } from '../../src/backup/source.js';
+import type { FrozenSource, FrozenSourceDisk } from '../../src/backup/source.js';
 import type { JournalEntry } from '../../src/session/journal.js';
 
 const ALL = { keepOverlay: true, keepSnapshot: true };
 
 /** The options among --keep-overlay, --keep-snapshot and --snapsize that have no effect on disks that are frozen so. */
-function idle(kinds: readonly string[], left: readonly string[] = [], keep = ALL): string[] {
-  const tracking = { ...keep, track: 'auto', audit: 0, fullScan: false, fullScanEveryMs: 0 } as const;
+function idle(
+  kinds: readonly string[],
+  left: readonly string[] = [],
+  consistency: FrozenSource['consistency'] = 'crash',
+): string[] {
+  const tracking = { ...ALL, track: 'auto', audit: 0, fullScan: false, fullScanEveryMs: 0 } as const;
   const disks = kinds.map((snapshot) => ({ snapshot }) as FrozenSourceDisk);
   const kept = left.map((kind) => ({ kind }) as JournalEntry);
   const snapshotSize = { kind: 'bytes', bytes: 1 } as never;
-  const found = idleOptions({ name: 'a', settings: { tracking, snapshotSize }, frozen: { disks }, kept });
+  const frozen = { uuid: 'u', consistency, disks };
+  const found = idleOptions({ name: 'a', settings: { tracking, snapshotSize }, frozen, kept });
   return found.map((sentence) => sentence.split(' ')[0]!);
 }
 
@@ -28,5 +33,10 @@ describe('options that have no effect', () => {
     [['none'], ['lvm-snapshot'], ['--keep-overlay', '--snapsize']],
   ])('%j, with %j left', (kinds, left, expected) => {
     expect(idle(kinds, left)).toEqual(expected);
+  });
+
+  it('are none of a VM that is off', () => {
+    expect(idle(['none'], [], 'offline')).toEqual([]);
+    expect(idle(['overlay'], [], 'offline')).toEqual(['--keep-snapshot', '--snapsize']);
   });
 });

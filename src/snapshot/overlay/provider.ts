@@ -101,7 +101,8 @@ async function prepare(
 ): Promise<Preparation[]> {
   const { virsh, domain, disks, sessionId, options, journal } = request;
   const inactive = domain.persistent ? await virsh.dumpXml(domain.uuid, { inactive: true }) : undefined;
-  const before = { inactive, qemu, stoppedBefore: await isStoppedByWriteError(virsh, domain.uuid) };
+  const stoppedBefore = domain.state === 'paused' && (await isStoppedByWriteError(virsh, domain.uuid));
+  const before = { inactive, qemu, stoppedBefore };
   const overlays = disks.map((disk) => overlayPath(disk, sessionId, attempt, options.overlayDirectory));
   for (const overlay of overlays) checkSpace(overlay);
   return disks.map((disk, index) => {
