@@ -9,7 +9,7 @@ import { addConnectOption, addStateOption, type DirectoryOptions, stateDirectory
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { DEFAULT_STORAGE } from './define-options.js';
 import { addModes, type Mode } from './modes.js';
-import { placeOption } from './place-option.js';
+import { placeArgument, placeOption } from './place-option.js';
 
 export interface BootOptions extends DirectoryOptions {
   readonly name?: string;
@@ -120,7 +120,7 @@ function choose(tree: string | undefined, options: BootOptions): Action {
 export const bootCommand: CommandModule = (context) =>
   addModes(addConnectOption(addStateOption(new Command('boot'))), MODES)
     .description('start a VM from a tree at once, without restoring it')
-    .argument('[tree]', 'the directory that holds manifest.json')
+    .addArgument(placeArgument('[tree]', 'the directory that holds manifest.json'))
     .option('--name <name>', "the VM's name (NAME-boot)")
     .addOption(
       placeOption(

@@ -10,6 +10,7 @@ import { Tree } from '../restore/tree.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { countOf } from './count-of.js';
 import { disksOption } from './list-option.js';
+import { placeArgument } from './place-option.js';
 
 export interface DiffOptions {
   readonly before: string;
@@ -48,8 +49,8 @@ export const diffCommand: CommandModule = (context) =>
   new Command('diff')
     .summary('what changed between two trees')
     .description('Tells what changed between two trees.')
-    .argument('<tree1>', 'the older tree')
-    .argument('<tree2>', 'the newer tree')
+    .addArgument(placeArgument('<tree1>', 'the older tree'))
+    .addArgument(placeArgument('<tree2>', 'the newer tree'))
     .addOption(disksOption())
     .option('--all', `list all ranges, not the first ${MAX_RANGES} of each disk`, false)
     .option('--svg <file>', 'write a picture of the disks, changed chunks coloured')

@@ -8,6 +8,7 @@ import { transportOption } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { parseOwner } from './owner.js';
 import { parseChoice } from './parse.js';
+import { placeArgument } from './place-option.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
 export interface ImageMountOptions extends PlainOptions {
@@ -75,8 +76,8 @@ export async function runImageMount(
 export const imageMountCommand: CommandModule = (context) =>
   addPlainOptions(new Command('image-mount'))
     .description('show the disks of a tree as raw images')
-    .argument('<tree>', 'the directory that holds manifest.json')
-    .argument('<mountpoint>', 'an empty directory')
+    .addArgument(placeArgument('<tree>', 'the directory that holds manifest.json'))
+    .addArgument(placeArgument('<mountpoint>', 'an empty directory'))
     .option('--no-verify', 'do not compare what is read with the sums')
     .addOption(transportOption())
     .option('--allow-other', 'without root: let other users in')
@@ -94,6 +95,6 @@ export async function runImageUnmount(given: string, context: CommandContext): P
 export const imageUnmountCommand: CommandModule = (context) =>
   new Command('image-unmount')
     .description('end an image-mount')
-    .argument('<mountpoint>', 'as given to image-mount')
+    .addArgument(placeArgument('<mountpoint>', 'as given to image-mount'))
     .addHelpText('after', UNMOUNT_HELP)
     .action(async (mountpoint: string) => runImageUnmount(mountpoint, context()));

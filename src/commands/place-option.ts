@@ -1,4 +1,4 @@
-import { Option } from 'commander';
+import { Argument, Option } from 'commander';
 import { usage } from '../errors.js';
 
 /**
@@ -10,5 +10,14 @@ export function placeOption(flags: string, description: string): Option {
   return option.argParser((text: string) => {
     if (text !== '') return text;
     throw usage(`${option.long} is empty`, { hint: 'say where, or leave it out' });
+  });
+}
+
+/** The same for an argument. */
+export function placeArgument(name: string, description: string): Argument {
+  const argument = new Argument(name, description);
+  return argument.argParser((text: string) => {
+    if (text !== '') return text;
+    throw usage(`<${argument.name()}> is empty`, { hint: `give ${description}` });
   });
 }

@@ -25,7 +25,7 @@ import {
 } from './define-options.js';
 import { disksOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
-import { placeOption } from './place-option.js';
+import { placeArgument, placeOption } from './place-option.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 
@@ -111,7 +111,7 @@ export const restoreCommand: CommandModule = (context) => {
   const command = new Command('restore')
     .summary('rebuild disk images from a tree')
     .description('Rebuilds disk images from a tree.')
-    .argument('<tree>', 'the directory that holds manifest.json')
+    .addArgument(placeArgument('<tree>', 'the directory that holds manifest.json'))
     .addOption(placeOption('--to <path>', 'file, block device, directory, or - for standard output'))
     .addOption(disksOption())
     .addOption(new Option('--format <format>', 'format of the image').choices(['raw', 'qcow2']))

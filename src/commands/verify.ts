@@ -11,6 +11,7 @@ import { type CommandContext, type CommandModule, printResult } from './context.
 import { countOf } from './count-of.js';
 import { disksOption } from './list-option.js';
 import { addModes, type Mode } from './modes.js';
+import { placeArgument } from './place-option.js';
 import { addPlainOptions, PLAIN_HELP, type PlainOptions, plainShape } from './plain-options.js';
 
 export interface VerifyOptions {
@@ -64,7 +65,7 @@ export const verifyCommand: CommandModule = (context) => {
   const command = new Command('verify')
     .summary('check that a tree is complete and undamaged')
     .description('Checks that a tree is complete and undamaged.')
-    .argument('<tree>', 'the directory that holds manifest.json')
+    .addArgument(placeArgument('<tree>', 'the directory that holds manifest.json'))
     .addOption(disksOption())
     .option('--sample <percent>', 'read only that share of the chunks, for example 5%', parseShare)
     .option('--against <tree>', 'another tree that this one shall be equal to')
