@@ -20,6 +20,8 @@ interface GlobalOptions {
 /** The signal that ended us, once one came. */
 let received: (typeof SIGNALS)[number] | undefined;
 let exitCode = 0;
+/** Why the result could not be written, once that failed. */
+let outputError: Error | undefined;
 
 /** The first signal asks to stop and undo; the second to leave even that. */
 function catchSignals(first: AbortController, second: AbortController): void {
@@ -42,10 +44,15 @@ function surviveClosedOutput(): void {
   process.stderr.on('error', () => {});
   process.stdout.on('error', (error) => {
     // Whoever closes a pipe has read enough.
-    if (systemCode(error) === 'EPIPE') return;
-    process.stderr.write(`chunkmount: error: the result cannot be written: ${messageOf(error)}\n`);
-    exitCode ||= EXIT_CODES.failed;
+    if (systemCode(error) !== 'EPIPE') outputError ??= error;
   });
+}
+
+/** Tells that the result could not be written, unless that is what the command failed with. */
+function tellOutputError(thrown: unknown): void {
+  if (outputError === undefined || (thrown instanceof Error && thrown.cause === outputError)) return;
+  process.stderr.write(`chunkmount: error: the result cannot be written: ${messageOf(outputError)}\n`);
+  exitCode ||= EXIT_CODES.failed;
 }
 
 type MakeReporter = (options: { readonly debug: boolean }) => Reporter;
@@ -133,6 +140,7 @@ async function main(): Promise<number> {
   surviveClosedOutput();
   findSystemPrograms();
   const program = createProgram();
+  let thrown: unknown;
   try {
     const args = translateSpellings(process.argv.slice(2));
     const makeReporter = await loadReporter();
@@ -140,10 +148,12 @@ async function main(): Promise<number> {
     addVerbs(program, await loadVerbs(args), () => contextOf(program, makeReporter, signals));
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {
+    thrown = error;
     exitCode = handleError(error, program.opts<GlobalOptions>().debug === true);
   }
   // What could not be written is told in the next turn.
   await setImmediate();
+  tellOutputError(thrown);
   return received === undefined ? exitCode : 128 + constants.signals[received];
 }
 

@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { ChunkmountError, failed, systemCode } from '../errors.js';
+import { isDiskFull } from '../host/durable.js';
 import { pageBuffer } from '../host/page-buffer.js';
 import type { ChunkSource } from './chunk-source.js';
 import { type ChunkDamage, DamageError } from './damage.js';
@@ -55,12 +56,25 @@ export async function restoreToStream(
     if (options.signal.aborted) {
       throw interrupted(disk, 'what has been written is the beginning of the disk');
     }
-    throw failed(`the output cannot be written: ${systemCode(error) ?? error}`, { cause: error });
+    throw outputFailed(error);
   } finally {
     stream.off('error', ignore);
     task.end();
     source.close();
   }
+}
+
+function outputFailed(error: unknown): ChunkmountError {
+  if (systemCode(error) === 'EPIPE') {
+    return failed('whoever reads the output has closed it before the end of the disk', {
+      hint: 'what was written is the beginning of the disk; see why that program ended, unless it wanted no more',
+      cause: error,
+    });
+  }
+  return failed(`the output cannot be written: ${systemCode(error) ?? error}`, {
+    hint: isDiskFull(error) ? 'make room where it goes' : 'look at the storage that it goes to (dmesg)',
+    cause: error,
+  });
 }
 
 async function copy(

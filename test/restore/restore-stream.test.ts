@@ -8,7 +8,7 @@ import { CLI } from '../support/chunkmount.js';
 import { build, requireAll } from '../support/requirements.js';
 import { chunkFile, writeTree, xxh64 } from '../support/trees.js';
 import { temporaryDirectory } from './built.js';
-import { editManifest, KIB, MIB } from './demo-tree.js';
+import { demoTree, editManifest, KIB, MIB } from './demo-tree.js';
 
 beforeAll(() => requireAll(build));
 
@@ -87,5 +87,43 @@ describe('restore to standard output is ended by a signal', () => {
     const { ended, said } = await terminated(child);
     expect(ended, said).toBe(128 + 15);
     expect(said).toMatch(INTERRUPTED);
+  });
+});
+
+describe('restore to standard output that takes no more says so once', () => {
+  /** What it says, and its exit code. */
+  async function told(child: ChildProcess): Promise<{ exitCode: unknown; said: string }> {
+    let said = '';
+    child.stderr!.on('data', (data) => {
+      said += data;
+    });
+    return { exitCode: await new Promise((resolve) => child.once('close', resolve)), said };
+  }
+
+  it('when whoever reads it has closed it', async () => {
+    const root = sparseTree(temporaryDirectory());
+    const child = spawn(process.execPath, [CLI, 'restore', root, '--to=-'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    child.stdout!.once('data', () => child.stdout!.destroy());
+    const { exitCode, said } = await told(child);
+    expect({ exitCode, said }).toEqual({
+      exitCode: 1,
+      said: expect.stringMatching(
+        /^chunkmount: error: whoever reads the output has closed it before the end of the disk\n {2}what was written is the beginning [^\n]*\n$/,
+      ),
+    });
+  });
+
+  it('when it is full', async () => {
+    const { root } = demoTree();
+    const output = fs.openSync('/dev/full', 'w');
+    const child = restore(root, output);
+    fs.closeSync(output);
+    expect(await told(child)).toEqual({
+      exitCode: 1,
+      said: 'chunkmount: error: the output cannot be written: ENOSPC\n  make room where it goes\n',
+    });
   });
 });
