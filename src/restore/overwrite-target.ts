@@ -80,10 +80,14 @@ export async function overwriteTarget(job: RestoreJob, target: OverwritableTarge
   const { keepGoing, delta } = request;
   const targetFd = await openTarget(job, target);
   const compareBelow = delta ? source.disk.chunkCount : 0;
+  let written = 0;
+  const onTick = (_: number, count: number) => {
+    written = count;
+  };
   try {
     setSize(targetFd, target, source.disk.size, 'extend');
     const where = { target: target.file, targetFd, direct: !delta, compareBelow, rest: 'unknown' } as const;
-    const result = await writeChunks({ source, keepGoing, reporter, signal, ...where });
+    const result = await writeChunks({ source, keepGoing, reporter, signal, onTick, ...where });
     if (signal.aborted) throw interrupted(source.disk.target, 'go on with --delta');
     // What lies behind is lost with it: not before all else went well.
     setSize(targetFd, target, source.disk.size, 'cut');
@@ -91,7 +95,9 @@ export async function overwriteTarget(job: RestoreJob, target: OverwritableTarge
     return result;
   } catch (error) {
     reporter.notice(
-      `${target.file} is half old, half new; to go on without writing again what is there: --delta`,
+      written === 0
+        ? `nothing was written to ${target.file}`
+        : `${target.file} is half old, half new; to go on without writing again what is there: --delta`,
     );
     throw error;
   } finally {

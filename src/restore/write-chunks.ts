@@ -18,8 +18,11 @@ export interface WriteRequest extends Pick<RestoreTask, 'compareBelow' | 'rest' 
   readonly source: ChunkSource;
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
-  /** Called now and then; chunks from `reached` on have not been written by us. */
-  readonly onTick?: (reached: number) => void;
+  /**
+   * Called now and then, and at the end, also when it fails. Chunks from `reached` on have not been written by us; `written`: how many
+   * have been, or were being.
+   */
+  readonly onTick?: (reached: number, written: number) => void;
 }
 
 /** What became of the chunks of a disk. */
@@ -68,7 +71,7 @@ async function writeTo(target: WritableTarget, request: WriteRequest): Promise<W
     label: `restoring ${disk.target}`,
     reporter,
     signal,
-    ...(onTick === undefined ? {} : { onTick: () => onTick(queue.reached) }),
+    ...(onTick === undefined ? {} : { onTick: () => onTick(queue.reached, queue.counted('written')) }),
   });
   const [first] = damage;
   if (first !== undefined && !request.keepGoing) throw new DamageError(source.root, first);

@@ -92,6 +92,23 @@ describe('restore --delta to a file', () => {
     },
   );
 
+  it.each([
+    [0, /^notice: nothing was written to .*old\.img$/],
+    [650, /^notice: .*old\.img is half old, half new;/],
+  ])('says whether anything was written before chunk %i was found damaged', async (index, said) => {
+    const { root, chunk, beside } = demoTree();
+    flipBit(chunk(index));
+    fs.writeFileSync(beside('old.img'), '');
+    const context = new RecordingContext();
+    await errorOf(
+      runRestore({ ...DEFAULTS, tree: root, to: beside('old.img'), delta: true }, context),
+      'integrity',
+    );
+    expect(context.messages.filter((message) => message.startsWith('notice'))).toEqual([
+      expect.stringMatching(said),
+    ]);
+  });
+
   it('writes zeros where there are none', async () => {
     const { root, content, beside } = demoTree();
     const to = beside('old.img');
