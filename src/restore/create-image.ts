@@ -53,7 +53,7 @@ async function finish(
     await partial.publish();
     return;
   }
-  const qcow2 = `${partial.file}.qcow2`;
+  const { converted: qcow2 } = PartialFile.paths(target.file);
   await convertToQcow2({ raw: partial.file, qcow2, compression: request.compression, reporter, signal });
   const fd = fs.openSync(qcow2, 'r+');
   try {

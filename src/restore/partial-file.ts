@@ -95,9 +95,10 @@ export class PartialFile {
     readonly discarded: number,
   ) {}
 
-  static paths(target: string): { part: string; record: string } {
+  /** `converted`: the qcow2 image that is made of `part`. */
+  static paths(target: string): { part: string; record: string; converted: string } {
     const part = path.join(path.dirname(target), `.${path.basename(target)}${SUFFIX}`);
-    return { part, record: `${part}.json` };
+    return { part, record: `${part}.json`, converted: `${part}.qcow2` };
   }
 
   /** Makes or reopens the partial file for `target`, as large as the disk. Throws kind `locked` if another process has it. */
@@ -145,9 +146,9 @@ export class PartialFile {
    */
   async publish(file: string = this.file): Promise<void> {
     await takePlace(file, this.target);
-    const { part, record } = PartialFile.paths(this.target.file);
-    fs.rmSync(part, { force: true });
-    fs.rmSync(record, { force: true });
+    const { part, record, converted } = PartialFile.paths(this.target.file);
+    // The last one may be left of a conversion that was killed, when the image is now restored as raw.
+    for (const one of [part, record, converted]) fs.rmSync(one, { force: true });
     fsyncDirectory(path.dirname(this.target.file));
   }
 

@@ -155,6 +155,13 @@ describe('a restore that was killed', () => {
   });
 });
 
+it('a conversion that was killed leaves nothing behind when the image is then restored as raw', async () => {
+  const { root, to, part } = place(testBytes(MIB, 1));
+  fs.writeFileSync(`${part}.qcow2`, 'half an image');
+  await runRestore({ ...OPTIONS, tree: root, to }, new RecordingContext());
+  expect(fs.readdirSync(path.dirname(to)).sort()).toEqual(['demo', 'new.img']);
+});
+
 describe('a restore that the user stopped', () => {
   it('says that it can go on, and does', async () => {
     const here = place();
