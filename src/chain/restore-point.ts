@@ -57,7 +57,7 @@ function find(points: readonly Point[], at: string): Point | undefined {
   return points.findLast((point) => Date.parse(point.time) <= end);
 }
 
-/** The moment that a date names, in milliseconds since 1970; NaN if it is none. A day means its end, and all is UTC unless it has a zone. */
+/** The moment that a date names, in milliseconds since 1970; NaN if it is none. A day means its end; without a zone it is UTC. */
 function endOf(date: string): number {
   const match =
     /^([0-9-]{10})(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?(?:\.[0-9]{1,9})?)(Z|[+-][0-9]{2}:[0-9]{2})?)?$/.exec(

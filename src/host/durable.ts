@@ -61,7 +61,10 @@ export function removeUnfinished(directory: string): void {
     if (TEMPORARY.test(name)) fs.rmSync(path.join(directory, name), { force: true });
 }
 
-/** Gives a file that is to replace another one its owner and mode. Only root can give a file away: for anybody else it stays theirs, which is what cp does. */
+/**
+ * Gives a file that is to replace another one its owner and mode. Only root can give a file away; for anybody else it stays theirs,
+ * which is what cp does. Throws system errors.
+ */
 export function inheritAccess(file: string, replaced: fs.Stats): void {
   if (process.geteuid?.() === 0) fs.chownSync(file, replaced.uid, replaced.gid);
   fs.chmodSync(file, replaced.mode & 0o777);
