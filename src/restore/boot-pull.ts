@@ -5,6 +5,7 @@ import { CommandError } from '../host/command-error.js';
 import { run } from '../host/exec.js';
 import { shellWord } from '../host/shell-word.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
+import { countSnapshots } from '../image/qcow2-snapshots.js';
 import { beginBlockPull } from '../libvirt/domain-lifecycle.js';
 import { loadDescription } from '../libvirt/load-domain.js';
 import type { Virsh } from '../libvirt/virsh.js';
@@ -53,6 +54,18 @@ async function look({ virsh, record }: PullRequest, disk: BootDisk): Promise<{ a
   throw failed(`disk ${disk.target} of ${name} is on ${found.path ?? 'no file'}, not on ${disk.overlay}`, {
     hint: 'end the backup or merge the snapshot that lies on it, then finish again',
   });
+}
+
+/** QEMU copies for the disk as it is now; a state of it that is kept inside the overlay would have zeros where it had the backup. */
+function refuseSnapshots({ record: { name } }: PullRequest, { target, overlay }: BootDisk): void {
+  const count = countSnapshots(overlay);
+  if (count === 0) return;
+  throw failed(
+    `${overlay}, disk ${target} of ${name}, has snapshots inside (${count}) that need the backup`,
+    {
+      hint: `delete them (virsh snapshot-list ${name}, virsh snapshot-delete), or go back to one and delete it, then finish again`,
+    },
+  );
 }
 
 /** Shows how far something has come whose total may grow. */
@@ -182,6 +195,7 @@ function notWhole(
 export async function pullDisk(request: PullRequest, disk: BootDisk): Promise<void> {
   for (let change = 0; await needsBase(disk.overlay); change++) {
     const { active } = await look(request, disk);
+    refuseSnapshots(request, disk);
     let problem: unknown;
     try {
       await (active ? pullLive : pullOffline)(request, disk);

@@ -239,19 +239,6 @@ describe('boot --finish', () => {
     await session.expectFinished(WRITES);
   });
 
-  it('refuses while a snapshot lies on the overlay', async () => {
-    const domain = await session.booted();
-    const snapshot = session.file('snapshot.qcow2');
-    await session.libvirt.virsh.call('snapshot-create-as', [
-      ...['--domain', domain.uuid, '--disk-only', '--no-metadata', '--name', 's'],
-      ...['--diskspec', `vda,file=${snapshot}`, '--diskspec', 'vdb,snapshot=no'],
-    ]);
-    const { message, hint } = expectError(await session.end('finish'), 1);
-    expect(message).toBe(`disk vda of mail01-boot is on ${snapshot}, not on ${session.overlay('vda')}`);
-    expect(hint).toContain('merge the snapshot');
-    fs.rmSync(snapshot);
-  });
-
   it('the VM is gone: only --discard is left', async () => {
     const domain = await session.booted();
     await session.libvirt.remove(domain);
