@@ -70,9 +70,12 @@ export async function defineFromTree(
     disks.push(result);
     if (result.damageCount === 0) record.add(file, source);
   }
-  if (plan.nvram !== undefined) await restoreNvram(job, plan.nvram);
+  if (plan.nvram !== undefined) {
+    await restoreNvram(job, plan.nvram);
+    record.add(plan.nvram.file, NVRAM);
+  }
+  await define(job, plan, record);
   record.remove();
-  await define(job, plan);
   const { name, uuid } = plan;
   if (request.afterwards === 'start') await start(job, plan);
   if (request.afterwards === 'resume') await resumeMemory({ ...job, plan });
@@ -92,6 +95,9 @@ async function prepare({ tree, request, virsh, reporter }: Job): Promise<VmPlan>
   );
 }
 
+/** In place of a disk's source in the record; no disk has this one. */
+const NVRAM = 'nvram';
+
 interface PendingDisk {
   readonly target: string;
   readonly file: string;
@@ -109,6 +115,8 @@ async function pendingDisks(job: Job, plan: VmPlan, record: DefineRecord): Promi
     try {
       const identity = await identifyDisk(source);
       if (record.has(file, identity)) {
+        // What cut that run off may have been late: the VM may be there, under another name by now.
+        await checkReplaceable(virsh, file, true);
         reporter.notice(`${target} has been restored to ${file} before`);
         continue;
       }
@@ -119,7 +127,11 @@ async function pendingDisks(job: Job, plan: VmPlan, record: DefineRecord): Promi
       source.close();
     }
   }
-  if (plan.nvram !== undefined) await checkReplaceable(virsh, plan.nvram.file, request.force);
+  if (plan.nvram !== undefined) {
+    const { file } = plan.nvram;
+    // It is small: one of an earlier run is made anew.
+    await checkReplaceable(virsh, file, request.force || record.has(file, NVRAM));
+  }
   // A qcow2 image is made of a raw one beside it.
   const beside = request.format === 'qcow2' ? Math.max(0, ...sizes) : 0;
   const total = sizes.reduce((sum, size) => sum + size, beside);
@@ -158,10 +170,17 @@ function unusedName(directory: string, name: string, suffix: string): string {
   }
 }
 
-async function define({ virsh }: Job, plan: VmPlan): Promise<void> {
+async function define({ virsh, signal }: Job, plan: VmPlan, record: DefineRecord): Promise<void> {
   try {
     await defineForeign(virsh, plan.xml);
   } catch (error) {
+    if (signal.aborted) {
+      throw failed(`the disks of ${plan.name} are restored, but it is not defined: ${messageOf(error)}`, {
+        hint: 'run the same command again',
+        cause: error,
+      });
+    }
+    record.remove();
     const file = unusedName(plan.storage, plan.name, '.xml');
     replaceFile(file, plan.xml);
     throw failed(
