@@ -57,8 +57,8 @@ function removeSmbiosUuid(domain: Element): void {
   }
 }
 
-/** Makes a second VM of one that may be running beside it: nothing that may exist only once stays. */
-function makeNew(document: Document, domain: Element, uuid: string): void {
+/** Makes a second VM of one that may be running beside it: nothing that may exist only once stays. Returns what is to be said about it. */
+function makeNew(document: Document, domain: Element, uuid: string): string[] {
   setChildText(document, domain, 'uuid', uuid);
   removeSmbiosUuid(domain);
   // Empty: libvirt makes one, and the guest learns that it is a copy.
@@ -70,13 +70,13 @@ function makeNew(document: Document, domain: Element, uuid: string): void {
     }
   }
   for (const display of devicesOf(domain, 'graphics')) freePort(display);
-  for (const channel of devicesOf(domain, 'channel')) freeSocket(channel);
   for (const socket of devicesOf(domain, 'vsock')) {
     for (const id of children(socket, 'cid')) {
       id.removeAttribute('address');
       id.setAttribute('auto', 'yes');
     }
   }
+  return devicesOf(domain, ...WITH_SOCKETS).flatMap(freeSocket);
 }
 
 function freePort(display: Element): void {
@@ -86,13 +86,23 @@ function freePort(display: Element): void {
   }
   display.removeAttribute('tlsPort');
   display.removeAttribute('websocket');
+  for (const place of [display, ...children(display, 'listen')]) place.removeAttribute('socket');
 }
 
-/** libvirt makes a path of its own for a socket that has a target and no path. */
-function freeSocket(channel: Element): void {
-  if (attribute(channel, 'type') === 'unix' && attribute(child(channel, 'target'), 'name') !== undefined) {
-    removeAll(channel, 'source');
-  }
+/** Devices for characters whose other end may be a socket. */
+const WITH_SOCKETS = ['serial', 'parallel', 'console', 'channel'];
+
+/** QEMU and libvirt remove a socket that another VM has made, and make their own: that VM could not be reached by it any more. */
+function freeSocket(device: Element): string[] {
+  if (attribute(device, 'type') !== 'unix') return [];
+  const source = child(device, 'source');
+  const named = attribute(child(device, 'target'), 'name') !== undefined;
+  if (named || attribute(source, 'mode') === 'bind') removeAll(device, 'source');
+  // For a socket with such a target libvirt makes a path of its own.
+  if (named || attribute(source, 'mode') !== 'bind') return [];
+  device.setAttribute('type', 'pty');
+  const path = attribute(source, 'path') ?? 'of its own';
+  return [`a ${device.nodeName} device had the socket ${path}, and has a terminal of this host (pty) now`];
 }
 
 function unplug(document: Document, domain: Element): void {
@@ -139,9 +149,11 @@ export function cloneXml(xml: string, request: CloneRequest): Clone {
   const domain = rootOf(document);
   domain.removeAttribute('id');
   setChildText(document, domain, 'name', request.name);
-  if (request.identity.kind === 'new') makeNew(document, domain, request.identity.uuid);
+  const { identity } = request;
+  const freed = identity.kind === 'new' ? makeNew(document, domain, identity.uuid) : [];
   if (!request.network) unplug(document, domain);
   const notices = [
+    ...freed,
     ...cloneDisks(document, domain, request),
     ...setNvram(document, domain, request),
     ...hostReach(domain, request.exists),

@@ -37,9 +37,29 @@ describe('who the clone is', () => {
     expect(notices).toEqual([]);
   });
 
+  const sockets = `<serial type='unix'><source mode='bind' path='/run/mail01.serial'/><target type='isa-serial' port='0'/></serial>
+    <graphics type='vnc' socket='/run/mail01.vnc'><listen type='socket' socket='/run/mail01.vnc'/></graphics>
+    <serial type='unix'><source mode='connect' path='/run/log.socket'/><target port='1'/></serial>`;
+
+  it('a new one takes no sockets away from the other', () => {
+    const { root, xml, notices } = clone(domain(sockets));
+    expect(xml).not.toContain('/run/mail01');
+    expect(xml).toContain('/run/log.socket');
+    expect(attribute(child(root, 'devices', 'graphics', 'listen'), 'type')).toBe('socket');
+    expect(children(child(root, 'devices')!, 'serial').map((one) => attribute(one, 'type'))).toEqual([
+      'pty',
+      'unix',
+    ]);
+    const what = 'a serial device had the socket /run/mail01.serial';
+    expect(notices).toEqual([`${what}, and has a terminal of this host (pty) now`]);
+  });
+
   it('the same one keeps all of it', () => {
-    const { xml } = clone(domain(devices, more), { name: 'mail01', identity: { kind: 'same' } });
+    const same = { name: 'mail01', identity: { kind: 'same' } } as const;
+    const { xml } = clone(domain(devices + sockets, more), same);
     for (const kept of [
+      '/run/mail01.serial',
+      'socket="/run/mail01.vnc"',
       '52:54:00:00:00:01',
       'mail01-net',
       'mail01.agent',
