@@ -10,6 +10,7 @@ import { type CommandContext, type CommandModule, printResult } from './context.
 import { DEFAULT_STORAGE } from './define-options.js';
 import { addModes, type Mode } from './modes.js';
 import { placeArgument, placeOption } from './place-option.js';
+import { refusePartsOfDisks } from './refuse-parts-of-disks.js';
 
 export interface BootOptions extends DirectoryOptions {
   readonly name?: string;
@@ -28,7 +29,8 @@ which are mounted for it (in STORAGE/NAME.images). It gets a new UUID and new MA
 can run beside the original; prints that name. Each chunk is checked when it is first read. The tree must stay as it is until
   --finish NAME    copies everything into the VM's own images, while it runs or while it is off, and unmounts the tree's
                    images: then it is a VM like any other. Interrupted, the same command goes on
-  --discard NAME   ends the VM and removes all of it. Works at any time, also after a crash. The tree is never changed
+  --discard NAME   ends the VM and removes all of it. Works at any time, also after a crash, but not while the VM is
+                   backed up. The tree is never changed
 After a reboot of the host the images are not mounted: finish it (it is off then), or discard it. Where SELinux confines
 QEMU, it has to be allowed to read FUSE file systems: setsebool virt_use_fusefs on.
 
@@ -72,7 +74,10 @@ export async function runFinish(name: string, options: BootOptions, context: Com
 }
 
 export async function runDiscard(name: string, options: BootOptions, context: CommandContext): Promise<void> {
-  await discardBoot(stateDirectory(options), name, context);
+  const state = stateDirectory(options);
+  // Without them a backup of the VM could not be cleaned up any more.
+  const refuseBelow = (files: readonly string[]) => refusePartsOfDisks(files, state);
+  await discardBoot(state, name, { ...context, refuseBelow });
   printResult(context, { discarded: name }, []);
 }
 

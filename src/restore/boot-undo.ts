@@ -24,6 +24,11 @@ async function undoBootSteps(context: UndoContext): Promise<Error[]> {
   return undoAll(context, HANDLERS, BARRIERS);
 }
 
+export interface DiscardContext extends Pick<UndoContext, 'reporter' | 'signal'> {
+  /** Throws if something that is to be ended first lies on one of these files. */
+  readonly refuseBelow: (files: readonly string[]) => void;
+}
+
 /**
  * Throws a booted VM away: ends it, and removes its definition, its overlays and the mount of the images. Works after a crash at any
  * point, and when run twice. Throws when something is left, which another call goes on with.
@@ -31,9 +36,10 @@ async function undoBootSteps(context: UndoContext): Promise<Error[]> {
 export async function discardBoot(
   state: StateDirectory,
   name: string,
-  { reporter, signal }: Pick<UndoContext, 'reporter' | 'signal'>,
+  { reporter, signal, refuseBelow }: DiscardContext,
 ): Promise<void> {
-  await withBoot(state, name, { create: false }, async ({ journal, remove }) => {
+  await withBoot(state, name, { create: false }, async ({ journal, record, remove }) => {
+    refuseBelow((record?.disks ?? []).map(({ overlay }) => overlay));
     const problems = await undoBootSteps({ journal, reporter, signal });
     const [first] = problems;
     if (first === undefined) return remove();

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { run } from '../../src/host/exec.js';
 import { BootSession, contentAfter } from './boot-session.js';
 import { expectError } from './image-session.js';
+import { removeDomain } from './vm-tree.js';
 
 let session: BootSession;
 
@@ -46,5 +47,35 @@ describe('boot --finish, of a VM that somebody made snapshots of', () => {
     await session.libvirt.virsh.call('snapshot-delete', ['--domain', domain.uuid, '--snapshotname', 's']);
     await session.ended('finish');
     await session.expectFinished([]);
+  });
+});
+
+describe('boot --discard, of a VM that is backed up', () => {
+  let backups: string;
+  const cleanup = () => session.chunkmount.succeed('cleanup', '--vm=mail01-boot');
+
+  beforeEach(async () => {
+    backups = path.join(session.directory, 'backups');
+    const where = [`--connect=${session.libvirt.uri}`, `--backupdir=${backups}`];
+    await session.booted();
+    await session.chunkmount.succeed('mount', '--vm=mail01-boot', ...where);
+  });
+
+  it('leaves everything until the backup has ended', async () => {
+    const { message, hint } = expectError(await session.end('discard'), 1);
+    expect(message).toContain(`${session.overlay('vda')} is only a part of the disk of mail01-boot`);
+    expect(hint).toContain('chunkmount cleanup --vm=mail01-boot');
+    expect(await session.state()).toBe('running');
+    await cleanup();
+    await session.ended('discard');
+    await session.expectNothing();
+  });
+
+  it('also when somebody removed the VM', async () => {
+    await removeDomain(session.libvirt, 'mail01-boot');
+    expectError(await session.end('discard'), 1);
+    await cleanup();
+    await session.ended('discard');
+    await session.expectNothing();
   });
 });
