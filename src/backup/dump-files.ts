@@ -50,6 +50,14 @@ export function partialOf(file: string): string {
   return file + PARTIAL;
 }
 
+/** No file takes the place of a directory: that would show when others have their names already. */
+function refuseDirectory(place: string): void {
+  if (fs.lstatSync(place, { throwIfNoEntry: false })?.isDirectory() !== true) return;
+  throw failed(`${place} is a directory, in the place of a file of the dump`, {
+    hint: 'move it away, or give another --backupdir',
+  });
+}
+
 export interface DumpFilesRequest {
   /** Absolute. */
   readonly directory: string;
@@ -74,6 +82,8 @@ export class DumpFiles {
     const { directory, files, scratch, owner, journal } = request;
     this.directory = directory;
     this.#request = request;
+    for (const file of [...files, ...[...files, ...scratch].map(partialOf)])
+      refuseDirectory(path.join(directory, file));
     const made = !fs.existsSync(directory);
     this.#entry = journal.intend(DUMP, { directory, made, files, scratch });
     makeDirectory(directory);

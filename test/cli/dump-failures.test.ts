@@ -96,6 +96,22 @@ describe('a dump that does not come to its end', () => {
     expect((await child).exitCode).toBe(signal === 'SIGINT' ? 130 : 143);
   });
 
+  it.each(['mail01.sha256', 'mail01_vda.raw.zst.partial'])(
+    'with a directory in the place of %s: the dump before is not replaced in part',
+    async (name) => {
+      const place = path.join(dump, name);
+      const aside = `${place}.aside`;
+      const there = fs.existsSync(place);
+      if (there) fs.renameSync(place, aside);
+      fs.mkdirSync(place);
+      const { exitCode, stdout, stderr } = await chunkmount.run(args('--compress=zstd'));
+      expect([exitCode, stdout], stderr).toEqual([1, '']);
+      expect(stderr).toContain(`${place} is a directory, in the place of a file of the dump`);
+      fs.rmdirSync(place);
+      if (there) fs.renameSync(aside, place);
+    },
+  );
+
   it('because it was killed: cleanup removes what is left', async () => {
     const { child } = await stuck();
     child.kill('SIGKILL');
