@@ -73,6 +73,14 @@ function sharedDirectories(devices: Element): string[] {
   });
 }
 
+/** What lasts in them lies in a file or device of the host, which no snapshot and no tree has. */
+function memoryModules(devices: Element): string[] {
+  return children(devices, 'memory').flatMap((one) => {
+    const path = textOf(child(one, 'source', 'path'));
+    return path === undefined ? [] : [`a memory module of the guest is ${path} of this host`];
+  });
+}
+
 function passedDevices(devices: Element): string[] {
   return children(devices, 'hostdev').map(
     (one) => `the guest is given a device of this host (${attribute(one, 'type') ?? 'unknown'})`,
@@ -110,6 +118,7 @@ export function hostReach(domain: Element, exists: (path: string) => boolean): s
           ...emulator(devices, exists),
           ...scripts(devices),
           ...sharedDirectories(devices),
+          ...memoryModules(devices),
           ...passedDevices(devices),
           ...hostEnds(devices),
         ]),

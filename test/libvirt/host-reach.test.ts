@@ -44,6 +44,11 @@ describe('what reaches into the host', () => {
       'the guest sees the directory /srv of this host',
     ],
     [
+      'memory that lasts',
+      domain("<memory model='nvdimm'><source><path>/var/lib/nv</path></source><target/></memory>"),
+      'a memory module of the guest is /var/lib/nv of this host',
+    ],
+    [
       'a device',
       domain("<hostdev mode='subsystem' type='pci'><source/></hostdev>"),
       'the guest is given a device of this host (pci)',
