@@ -54,7 +54,7 @@ beforeEach(({ task }) => {
 async function endWhileDefining(signal: 'SIGINT' | 'SIGKILL') {
   const waits = chunkmount.path('waits');
   fs.rmSync(waits, { force: true });
-  const PATH = `${chunkmount.path('bin')}:${process.env['PATH']}`;
+  const PATH = `${chunkmount.path('bin')}:${process.env.PATH}`;
   const command = chunkmount.start(args, { PATH, WAITS: waits });
   await eventually(async () => fs.existsSync(waits));
   command.kill(signal);
