@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { isDiskFull, makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
@@ -24,6 +25,10 @@ const FLOCK_CONFLICT_EXIT_CODE = 75;
 
 /** How long others wait for a lock that is held briefly: whoever takes it so must have done within that. */
 export const BRIEF_SECONDS = 120;
+
+/** How often, and every how many milliseconds, it is looked for what a holder says of itself. */
+const HOLDER_LOOKS = 20;
+const HOLDER_LOOK_MS = 10;
 
 /** What flock(1) may need beyond the time that it waits. */
 const FLOCK_GRACE_SECONDS = 60;
@@ -92,6 +97,11 @@ function openLockFile(directory: string, name: string): number {
     });
   }
 }
+/** What whoever has the lock says of itself, which it does a moment after it got it; undefined if it has not by then. */
+async function recordOfHolder(read: () => LockRecord | undefined): Promise<LockRecord | undefined> {
+  for (let look = 1; look < HOLDER_LOOKS && read() === undefined; look++) await sleep(HOLDER_LOOK_MS);
+  return read();
+}
 
 /**
  * At most one command works on a VM at a time. The lock is flock(2) on `<directory>/<name>.flock`, so the kernel drops it
@@ -120,7 +130,9 @@ export class Lock {
     const fd = openLockFile(directory, name);
     try {
       const readRecord = () => parseRecord(readIfExists(recordFile));
-      const got = (await flock(fd, 0)) || (readRecord()?.brief === true && (await flock(fd, BRIEF_SECONDS)));
+      const got =
+        (await flock(fd, 0)) ||
+        ((await recordOfHolder(readRecord))?.brief === true && (await flock(fd, BRIEF_SECONDS)));
       const record = readRecord();
       if (!got) {
         const who =

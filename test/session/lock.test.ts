@@ -131,6 +131,18 @@ describe('between processes', () => {
     expect(listLocks(locks).size).toBe(0);
   });
 
+  it('a lock whose owner has not said yet who it is', async () => {
+    const other = await holder();
+    fs.renameSync(recordFile, `${recordFile}.later`);
+    const error = refusal();
+    // It has asked for the lock in the meantime, and was told that it is taken.
+    await setTimeout(60);
+    fs.renameSync(`${recordFile}.later`, recordFile);
+    expect((await error).message).toContain(`holder (process ${other.pid}, since `);
+    fs.rmSync(recordFile);
+    expect((await refusal()).message).toBe('mail01 is locked: another command is working on it');
+  });
+
   it.each(['SIGKILL', 'SIGTERM'] as const)('a lock falls when its owner ends by %s', async (signal) => {
     const other = await holder();
     await end(other, () => other.kill(signal));
