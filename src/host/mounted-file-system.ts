@@ -1,14 +1,8 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
+import { deviceText } from './device-number.js';
 import { listMounts } from './mountinfo.js';
-
-/** Splits st_dev as the C library's gnu_dev_major and gnu_dev_minor do. */
-export function deviceNumbers(device: bigint): [bigint, bigint] {
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
-  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
-  return [major, minor];
-}
 
 /** File systems that have a directory in /sys as long as they are mounted: Documentation/ABI/testing/sysfs-fs-ext4, -xfs and -btrfs. */
 export type FileSystemDriver = 'ext4' | 'xfs' | 'btrfs';
@@ -29,7 +23,7 @@ function btrfsDirectory(file: string): string {
 
 function sysDirectory(file: string, driver: FileSystemDriver): string {
   if (driver === 'btrfs') return btrfsDirectory(file);
-  const device = deviceNumbers(fs.statSync(file, { bigint: true }).dev).join(':');
+  const device = deviceText(fs.statSync(file, { bigint: true }).dev);
   return `/sys/fs/${driver}/${path.basename(fs.realpathSync(`/sys/dev/block/${device}`))}`;
 }
 

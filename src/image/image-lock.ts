@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import { failed, systemCode } from '../errors.js';
+import { deviceNumber, deviceText } from '../host/device-number.js';
 import { fileIdentity, usersOfFiles } from '../host/file-users.js';
-import { deviceNumbers } from '../host/mounted-file-system.js';
 import { listMounts } from '../host/mountinfo.js';
 
 /**
@@ -37,7 +37,7 @@ async function isGuardedByQemu(file: string): Promise<boolean> {
  */
 function isOpenInQemu(file: string, access: 'write' | 'any'): boolean {
   const stat = fs.statSync(file, { bigint: true });
-  const device = deviceNumbers(stat.dev).join(':');
+  const device = deviceText(stat.dev);
   if (!stat.isBlockDevice() && listMounts().some((mount) => mount.device === device)) return false;
   return usersOfFiles([fileIdentity(stat)], access).users.some((user) => QEMU_PROCESS.test(user));
 }
@@ -85,7 +85,7 @@ async function listLocks(): Promise<string> {
 function isListed(list: string, file: string, byte: number): boolean {
   const least = byte - (byte % 100);
   const { dev, ino } = fs.statSync(file, { bigint: true });
-  const [major, minor] = deviceNumbers(dev);
+  const { major, minor } = deviceNumber(dev);
   for (const line of list.split('\n')) {
     const match = LOCK_LINE.exec(line);
     if (match === null) continue;
@@ -96,7 +96,11 @@ function isListed(list: string, file: string, byte: number): boolean {
       string,
       string,
     ];
-    if (BigInt(lockInode) !== ino || BigInt(`0x${lockMajor}`) !== major || BigInt(`0x${lockMinor}`) !== minor)
+    if (
+      BigInt(lockInode) !== ino ||
+      Number.parseInt(lockMajor, 16) !== major ||
+      Number.parseInt(lockMinor, 16) !== minor
+    )
       continue;
     if (Number(first) < least || Number(last) >= least + PERMISSION_BYTES) continue;
     if (Number(first) <= byte && byte <= Number(last)) return true;

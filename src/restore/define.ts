@@ -6,7 +6,7 @@ import { defineForeign, startDomain } from '../libvirt/domain-lifecycle.js';
 import type { Virsh } from '../libvirt/virsh.js';
 import { dataBytes } from './data-bytes.js';
 import { checkReplaceable, checkRoom } from './define-checks.js';
-import { DefineRecord } from './define-record.js';
+import { FinishedImages } from './finished-images.js';
 import { openSource } from './open-source.js';
 import { identifyDisk } from './partial-file.js';
 import { type RestoreResult, restoreDisk } from './restore-disk.js';
@@ -62,7 +62,7 @@ export async function defineFromTree(
 ): Promise<DefinedVm> {
   const job: Job = { ...context, tree, request };
   const plan = await prepare(job);
-  const record = new DefineRecord(plan.storage, plan.name);
+  const record = new FinishedImages(plan.storage, plan.name);
   const pending = await pendingDisks(job, plan, record);
   const disks: RestoreResult[] = [];
   for (const { target, file, source } of pending) {
@@ -106,7 +106,7 @@ interface PendingDisk {
 }
 
 /** The disks that are still to be restored, in order. Throws when one cannot be, or if there is no room for them. */
-async function pendingDisks(job: Job, plan: VmPlan, record: DefineRecord): Promise<PendingDisk[]> {
+async function pendingDisks(job: Job, plan: VmPlan, record: FinishedImages): Promise<PendingDisk[]> {
   const { tree, request, virsh, reporter } = job;
   const pending: PendingDisk[] = [];
   const sizes: number[] = [];
@@ -170,7 +170,7 @@ function unusedName(directory: string, name: string, suffix: string): string {
   }
 }
 
-async function define({ virsh, signal }: Job, plan: VmPlan, record: DefineRecord): Promise<void> {
+async function define({ virsh, signal }: Job, plan: VmPlan, record: FinishedImages): Promise<void> {
   try {
     await defineForeign(virsh, plan.xml);
   } catch (error) {

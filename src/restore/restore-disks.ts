@@ -1,5 +1,5 @@
 import * as path from 'node:path';
-import { DefineRecord } from './define-record.js';
+import { FinishedImages } from './finished-images.js';
 import { openSource } from './open-source.js';
 import { identifyDisk } from './partial-file.js';
 import { checkPlace, type RestoreResult, restoreDisk } from './restore-disk.js';
@@ -31,7 +31,7 @@ export async function* restoreDisks(
     return;
   }
   const directory = path.dirname(path.resolve(first[1].to));
-  const record = new DefineRecord(directory, `${tree.manifest.name}-disks`);
+  const record = new FinishedImages(directory, `${tree.manifest.name}-disks`);
   for (const { target, request, source } of await pendingDisks(tree, requests, record, context)) {
     const result = await restoreDisk(tree, target, request, context);
     if (result.damageCount === 0) record.add(result.to, source);
@@ -43,7 +43,7 @@ export async function* restoreDisks(
 async function pendingDisks(
   tree: Tree,
   requests: ReadonlyMap<string, RestoreRequest>,
-  record: DefineRecord,
+  record: FinishedImages,
   { reporter }: RestoreContext,
 ): Promise<Pending[]> {
   const pending: Pending[] = [];

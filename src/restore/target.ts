@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed, systemCode, usage } from '../errors.js';
+import { deviceText } from '../host/device-number.js';
 
 /** Sectors in /sys are of 512 bytes, whatever the device's own are: see Documentation/ABI/stable/sysfs-block. */
 const SECTOR_BYTES = 512;
@@ -20,10 +21,8 @@ export type Target =
 
 /** Size in bytes of a block device. */
 function deviceSize(file: string, device: bigint): number {
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
-  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
   try {
-    return Number(fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1')) * SECTOR_BYTES;
+    return Number(fs.readFileSync(`/sys/dev/block/${deviceText(device)}/size`, 'latin1')) * SECTOR_BYTES;
   } catch (error) {
     throw failed(`the size of ${file} cannot be found out`, { hint: 'is /sys mounted?', cause: error });
   }

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf, systemCode } from '../errors.js';
+import { deviceText } from '../host/device-number.js';
 import { readIfExists } from '../host/durable.js';
 import { bootId } from '../host/process-identity.js';
 
@@ -48,9 +49,7 @@ export function isSameImage(a: ImageIdentity, b: ImageIdentity): boolean {
 
 /** Sectors written to a block device since it appeared: field 7 of Documentation/block/stat.rst. */
 function sectorsWritten(rdev: bigint): string | undefined {
-  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
-  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
-  const stat = readIfExists(`/sys/dev/block/${major}:${minor}/stat`);
+  const stat = readIfExists(`/sys/dev/block/${deviceText(rdev)}/stat`);
   return stat?.trim().split(/\s+/)[6];
 }
 

@@ -1,10 +1,11 @@
 import * as fs from 'node:fs';
 import { failed, messageOf } from '../errors.js';
+import { deviceNumber } from '../host/device-number.js';
 import type { ExtentMap } from '../image/extent-map.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import { zerosOutside } from '../image/known-zeros.js';
 import type { ByteRange } from '../image/own-ranges.js';
-import { deviceNumber, volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
+import { volumeOfDevice } from '../snapshot/lvm/logical-volume.js';
 import { whileHoldingMetadata } from '../snapshot/lvm/metadata.js';
 import { activePool, isWithin, mappedIn } from '../snapshot/lvm/pool.js';
 import { readLvmRecord } from '../snapshot/lvm/undo.js';

@@ -2,10 +2,10 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { requireProgram } from '../host/command-error.js';
+import { deviceNumber } from '../host/device-number.js';
 import type { ByteRange } from '../image/own-ranges.js';
 import { BRIEF_SECONDS } from '../session/lock.js';
 import {
-  deviceNumber,
   deviceWithPool,
   type LogicalVolume,
   mapperUuid,

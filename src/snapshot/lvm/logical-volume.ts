@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed } from '../../errors.js';
+import { type DeviceNumber, deviceNumber } from '../../host/device-number.js';
 import { readIfExists } from '../../host/durable.js';
 import { type RunResult, run } from '../../host/exec.js';
 import type { Reporter } from '../../report/reporter.js';
@@ -111,19 +112,6 @@ async function select(condition: string, signal?: AbortSignal): Promise<LogicalV
   const args = [...FORMAT, '--all', '-o', COLUMNS.join(','), '--select', condition];
   const { stdout } = await run('lvs', args, { timeoutMs: LVM_TIMEOUT_MS, signal });
   return v.parse(report, JSON.parse(stdout)).report.flatMap(({ lv }) => lv.map(parse));
-}
-
-/** A block device, as the kernel numbers it. */
-export interface DeviceNumber {
-  readonly major: number;
-  readonly minor: number;
-}
-
-/** gnu_dev_major and gnu_dev_minor of glibc's sysmacros.h. */
-export function deviceNumber(rdev: bigint): DeviceNumber {
-  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
-  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
-  return { major: Number(major), minor: Number(minor) };
 }
 
 function conditionFor({ major, minor }: DeviceNumber): string {

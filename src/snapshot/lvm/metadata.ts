@@ -2,11 +2,12 @@ import * as fs from 'node:fs';
 import * as v from 'valibot';
 import { failed } from '../../errors.js';
 import { CommandError } from '../../host/command-error.js';
+import { deviceNumber } from '../../host/device-number.js';
 import { run } from '../../host/exec.js';
 import { usersOf } from '../../host/path-users.js';
 import type { Journal, JournalEntry } from '../../session/journal.js';
 import type { UndoHandler } from '../../session/undo.js';
-import { deviceNumber, volumeByUuid } from './logical-volume.js';
+import { volumeByUuid } from './logical-volume.js';
 import { type ActivePool, activePool, poolStatus, releaseMetadata, reserveMetadata } from './pool.js';
 
 /** Journal kind of the metadata snapshot of a thin pool. A pool has one at most, and it stays over a reboot. */

@@ -1,8 +1,8 @@
 import * as fs from 'node:fs';
 import { failed } from '../../errors.js';
+import type { DeviceNumber } from '../../host/device-number.js';
 import { readIfExists } from '../../host/durable.js';
 import { run } from '../../host/exec.js';
-import type { DeviceNumber } from './logical-volume.js';
 
 /** Its metadata is committed first, which waits for the disk. */
 const DMSETUP_TIMEOUT_MS = 60_000;

@@ -33,7 +33,7 @@ function parse(text: string | undefined): Content['finished'] {
  * Which images of a tree are complete, while the others are still being restored: so that the same command, run again after an
  * interruption, neither takes them for somebody else's nor restores them again. A file beside the images.
  */
-export class DefineRecord {
+export class FinishedImages {
   #finished: Content['finished'];
   readonly #file: string;
 
