@@ -1,8 +1,6 @@
 import { configDefaults, defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/support/longest-first.js';
-
-/** Set by scripts/lvm-vm in its machine, which has device-mapper, and in which everything takes several times as long. */
-const inLvmVm = process.env.CHUNKMOUNT_LVM_VM !== undefined;
+import { inLvmVm, TEST_TIMEOUT_MS } from './test/support/timeouts.js';
 
 /** Tests of pure code: they touch nothing but files of their own and may run beside each other. */
 const pure = [
@@ -14,9 +12,6 @@ const pure = [
 ];
 
 const exclude = [...configDefaults.exclude, ...(inLvmVm ? [] : ['test/lvm/**'])];
-
-/** Milliseconds. A domain starts in 1 s and a session takes some; the rest is for busy machines. */
-const timeout = inLvmVm ? 600_000 : 120_000;
 
 export default defineConfig({
   test: {
@@ -39,8 +34,8 @@ export default defineConfig({
           exclude: [...exclude, ...pure],
           // They mount, start VMs and kill processes, and there may be two processors only: one file at a time.
           fileParallelism: false,
-          testTimeout: timeout,
-          hookTimeout: timeout,
+          testTimeout: TEST_TIMEOUT_MS,
+          hookTimeout: TEST_TIMEOUT_MS,
           sequence: { groupOrder: 1 },
         },
       },

@@ -38,6 +38,8 @@ describe('a Linux guest that writes', () => {
   });
 
   afterAll(async () => {
+    // If it is still there, the last test failed.
+    await chunkmount.run(['boot', '--discard', 'writer']);
     await libvirt?.close();
     await execa('umount', [storage], { reject: false });
     await chunkmount.close();
@@ -130,5 +132,5 @@ describe('a Linux guest that writes', () => {
     await chunkmount.succeed('boot', '--finish', 'writer');
     fs.rmSync(crashed, { recursive: true });
     await guest.writesMore(5);
-  });
+  }, 300_000);
 });

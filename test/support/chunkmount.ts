@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { execa } from 'execa';
+import { COMMAND_TIMEOUT_MS } from './timeouts.js';
 
 /** The built program, as a user runs it. */
 export const CLI = path.resolve(import.meta.dirname, '../../dist/cli.js');
@@ -10,6 +11,40 @@ export interface CliResult {
   readonly exitCode: number | undefined;
   readonly stdout: string;
   readonly stderr: string;
+}
+
+/** Throws what `late` says if there is no result after this many milliseconds. */
+async function within<T>(milliseconds: number, result: PromiseLike<T>, late: () => string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(late())), milliseconds);
+  });
+  try {
+    return await Promise.race([result, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What each of these processes' threads waits for in the kernel, by their arguments or environment: daemons have ours. */
+function processesThatMention(directory: string): string[] {
+  const read = (...names: string[]) => {
+    try {
+      return fs.readFileSync(path.join('/proc', ...names), 'utf8').replaceAll('\0', ' ');
+    } catch {
+      return '';
+    }
+  };
+  const found = [];
+  for (const pid of fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    const command = read(pid, 'cmdline');
+    if (!`${command} ${read(pid, 'environ')}`.includes(directory)) continue;
+    const threads = fs.existsSync(`/proc/${pid}/task`) ? fs.readdirSync(`/proc/${pid}/task`) : [];
+    found.push(
+      `${pid} [${threads.map((thread) => read(pid, 'task', thread, 'wchan'))}] ${command.slice(0, 300)}`,
+    );
+  }
+  return found;
 }
 
 /** chunkmount with directories of its own, so that tests do not meet. */
@@ -40,9 +75,18 @@ export class TestChunkmount {
     });
   }
 
-  /** Runs it to its end, whatever that is. */
+  /** Runs it to its end, whatever that is. If it does not come to it in time, throws with what it said and what runs then. */
   async run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<CliResult> {
-    const { exitCode, stdout, stderr } = await this.start(args, env);
+    const command = this.start(args, env);
+    let said = '';
+    command.stderr.on('data', (data) => {
+      said += data;
+    });
+    const { exitCode, stdout, stderr } = await within(COMMAND_TIMEOUT_MS, command, () => {
+      const running = processesThatMention(this.directory);
+      command.kill('SIGKILL');
+      return `chunkmount ${args.join(' ')} does not end\n${said}\n${running.join('\n')}`;
+    });
     return { exitCode, stdout: String(stdout), stderr: String(stderr) };
   }
 
