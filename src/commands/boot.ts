@@ -85,6 +85,7 @@ export function runBootList(options: BootOptions, context: CommandContext): void
   const boots = listBoots(stateDirectory(options));
   const lines = boots.map(({ name, tree, begun }) => `${name}  ${begun ?? '-'}  ${tree ?? '-'}`);
   printResult(context, { boots }, lines);
+  for (const { name, problem } of boots) if (problem !== null) context.reporter.warn(`${name}: ${problem}`);
   if (boots.length === 0) context.reporter.notice('no VM is booted from a tree');
 }
 

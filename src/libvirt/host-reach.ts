@@ -81,6 +81,17 @@ function memoryModules(devices: Element): string[] {
   });
 }
 
+/** What a guest keeps in an emulated one lies in libvirt's own directory, by the VM's UUID, and is not in a backup. */
+function trustedModules(devices: Element): string[] {
+  return children(devices, 'tpm').map((one) => {
+    const backend = child(one, 'backend');
+    if (attribute(backend, 'type') === 'emulator')
+      return 'what the guest kept in its TPM, such as keys of its disk encryption, is not in the backup';
+    const device = attribute(child(backend, 'device'), 'path') ?? attribute(child(backend, 'source'), 'path');
+    return `its TPM is ${device ?? 'one'} of this host`;
+  });
+}
+
 function passedDevices(devices: Element): string[] {
   return children(devices, 'hostdev').map(
     (one) => `the guest is given a device of this host (${attribute(one, 'type') ?? 'unknown'})`,
@@ -119,6 +130,7 @@ export function hostReach(domain: Element, exists: (path: string) => boolean): s
           ...scripts(devices),
           ...sharedDirectories(devices),
           ...memoryModules(devices),
+          ...trustedModules(devices),
           ...passedDevices(devices),
           ...hostEnds(devices),
         ]),

@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import * as v from 'valibot';
 import { isName } from '../chunks/names.js';
-import { ChunkmountError, failed, systemCode, usage } from '../errors.js';
+import { ChunkmountError, failed, messageOf, systemCode, usage } from '../errors.js';
 import { fsyncDirectory, makeDirectory } from '../host/durable.js';
 import { Journal, readPending } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
@@ -145,6 +145,8 @@ export interface BootSummary {
   readonly name: string;
   readonly tree: string | null;
   readonly begun: string | null;
+  /** Why nothing more is known of it, as a sentence. */
+  readonly problem: string | null;
 }
 
 /** All boots that are neither finished nor discarded. Does not wait for those that are being worked on. */
@@ -152,7 +154,11 @@ export function listBoots(state: StateDirectory): BootSummary[] {
   const places = new BootPlaces(state);
   return places.names().map((name) => {
     const journal = path.join(places.directory(name), 'journal.jsonl');
-    const record = fs.existsSync(journal) ? recordIn(readPending(journal)) : undefined;
-    return { name, tree: record?.tree ?? null, begun: record?.begun ?? null };
+    try {
+      const record = fs.existsSync(journal) ? recordIn(readPending(journal)) : undefined;
+      return { name, tree: record?.tree ?? null, begun: record?.begun ?? null, problem: null };
+    } catch (error) {
+      return { name, tree: null, begun: null, problem: messageOf(error) };
+    }
   });
 }

@@ -49,6 +49,16 @@ describe('what reaches into the host', () => {
       'a memory module of the guest is /var/lib/nv of this host',
     ],
     [
+      'what is kept in a TPM',
+      domain("<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"),
+      'what the guest kept in its TPM, such as keys of its disk encryption, is not in the backup',
+    ],
+    [
+      'a TPM',
+      domain("<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"),
+      'its TPM is /dev/tpm0 of this host',
+    ],
+    [
       'a device',
       domain("<hostdev mode='subsystem' type='pci'><source/></hostdev>"),
       'the guest is given a device of this host (pci)',

@@ -278,6 +278,16 @@ describe('boot refuses, and leaves nothing', () => {
     expect(await session.chunkmount.succeed('boot', '--list')).toBe('');
   });
 
+  it('the list of all because of one whose journal is damaged', async () => {
+    const boots = path.join(session.chunkmount.stateDirectory, 'boots');
+    for (const name of ['damaged', 'other']) fs.mkdirSync(path.join(boots, name), { recursive: true });
+    fs.writeFileSync(path.join(boots, 'damaged', 'journal.jsonl'), '{\n{\n');
+    const { exitCode, stdout, stderr } = await session.chunkmount.run(['boot', '--list']);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 0, stdout: 'damaged  -  -\nother  -  -\n' });
+    expect(stderr).toMatch(/^chunkmount: warning: damaged: the journal .* is damaged in line 1$/m);
+    fs.rmSync(boots, { recursive: true });
+  });
+
   it('a VM that does not start on this host', async () => {
     session.fresh({ devices: "<interface type='bridge'><source bridge='cm-none'/></interface>" });
     const { message, hint } = expectError(await session.boot(), 1);
