@@ -76,7 +76,8 @@ function makeNew(document: Document, domain: Element, uuid: string): string[] {
       id.setAttribute('auto', 'yes');
     }
   }
-  return devicesOf(domain, ...WITH_SOCKETS).flatMap(freeSocket);
+  const cards = devicesOf(domain, 'interface').flatMap((card) => freeCardSocket(card, uuid));
+  return [...cards, ...devicesOf(domain, ...WITH_SOCKETS).flatMap(freeSocket)];
 }
 
 function freePort(display: Element): void {
@@ -103,6 +104,16 @@ function freeSocket(device: Element): string[] {
   device.setAttribute('type', 'pty');
   const path = attribute(source, 'path') ?? 'of its own';
   return [`a ${device.nodeName} device had the socket ${path}, and has a terminal of this host (pty) now`];
+}
+
+/** As a character device's, where it is QEMU that makes the socket of a vhost-user card; such a card cannot be without. */
+function freeCardSocket(card: Element, uuid: string): string[] {
+  const source = child(card, 'source');
+  const path = attribute(source, 'path');
+  if (attribute(card, 'type') !== 'vhostuser' || attribute(source, 'mode') !== 'server' || !path) return [];
+  const other = `${path}.${uuid.slice(0, 8)}`;
+  source!.setAttribute('path', other);
+  return [`a network card had the socket ${path}, and has ${other} now`];
 }
 
 function unplug(document: Document, domain: Element): void {

@@ -54,6 +54,17 @@ describe('who the clone is', () => {
     expect(notices).toEqual([`${what}, and has a terminal of this host (pty) now`]);
   });
 
+  it.each([
+    ['server', '/run/vhost.sock.11111111'],
+    ['client', '/run/vhost.sock'],
+  ])('a new one has a vhost-user card as %s with the socket %s', (mode, expected) => {
+    const source = `<source type='unix' path='/run/vhost.sock' mode='${mode}'/>`;
+    const { root, notices } = clone(domain(`<interface type='vhostuser'>${source}</interface>`));
+    expect(attribute(child(root, 'devices', 'interface', 'source'), 'path')).toBe(expected);
+    const changed = `a network card had the socket /run/vhost.sock, and has ${expected} now`;
+    expect(notices).toEqual(mode === 'server' ? [changed] : []);
+  });
+
   it('the same one keeps all of it', () => {
     const same = { name: 'mail01', identity: { kind: 'same' } } as const;
     const { xml } = clone(domain(devices + sockets, more), same);
