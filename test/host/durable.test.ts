@@ -10,7 +10,8 @@ import {
   writeFully,
 } from '../../src/host/durable.js';
 import { run } from '../../src/host/exec.js';
-import { program, requireAll } from '../support/requirements.js';
+import { build, program, requireAll } from '../support/requirements.js';
+import { durableCalls } from '../support/system-calls.js';
 
 let directory: string;
 let file: string;
@@ -122,33 +123,12 @@ describe('readIfExists', () => {
 });
 
 describe('what must be on disk when a call returns', () => {
-  beforeAll(() => requireAll(program('strace')));
-
-  /** The system calls that matter, as they were made, with paths below `directory` for descriptors. */
-  async function callsOf(code: string): Promise<string[]> {
-    const module = path.resolve(import.meta.dirname, '../../build/host/durable.js');
-    const script = path.join(directory, 'script.mjs');
-    const trace = path.join(directory, 'trace');
-    fs.writeFileSync(script, `import * as durable from ${JSON.stringify(module)};\n${code}`);
-    const filter = 'trace=fsync,fdatasync,rename,renameat2,mkdir,mkdirat';
-    await run('strace', ['-f', '-y', '-e', filter, '-o', trace, process.execPath, script], {
-      cwd: directory,
-    });
-    return fs
-      .readFileSync(trace, 'utf8')
-      .split('\n')
-      .filter((line) => line.includes(directory))
-      .map((line) =>
-        line
-          .replace(/^\d+ +/, '')
-          .replaceAll(directory, '.')
-          .replace(/ = .*/, ''),
-      );
-  }
+  beforeAll(() => requireAll(build, program('strace')));
+  const callsOf = (code: string) => durableCalls(directory, 'host/durable.js', code);
 
   it('a replaced file: content, then name', async () => {
-    const calls = await callsOf(`durable.replaceFile('${file}', 'new')`);
-    expect(calls.map((call) => call.replace(/\.\d+\.tmp/g, '.tmp').replace(/\(\d+</, '(<'))).toEqual([
+    const calls = await callsOf(`module.replaceFile('${file}', 'new')`);
+    expect(calls.map((call) => call.replace(/\.\d+\.tmp/g, '.tmp'))).toEqual([
       'fsync(<./.file.tmp>)',
       'rename("./.file.tmp", "./file")',
       'fsync(<.>)',
@@ -156,7 +136,7 @@ describe('what must be on disk when a call returns', () => {
   });
 
   it('a new directory: its name in each directory above that is new', async () => {
-    const calls = await callsOf(`durable.makeDirectory('${directory}/a/b/c')`);
+    const calls = await callsOf(`module.makeDirectory('${directory}/a/b/c')`);
     const synced = calls.filter((call) => call.startsWith('fsync')).map((call) => /<(.*)>/.exec(call)![1]);
     expect(synced.sort()).toEqual(['.', './a', './a/b']);
   });

@@ -1,16 +1,19 @@
-import * as fs from 'node:fs';
+import builtin, * as fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { Journal, readPending } from '../../src/session/journal.js';
-import { program, requireAll, root } from '../support/requirements.js';
+import { build, program, requireAll, root } from '../support/requirements.js';
+import { durableCalls } from '../support/system-calls.js';
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-journal-'));
 const file = path.join(directory, 'journal.jsonl');
 const open: Journal[] = [];
 
+beforeAll(() => requireAll(build, program('strace')));
 afterAll(() => fs.rmSync(directory, { recursive: true }));
 beforeEach(() => fs.rmSync(file, { force: true }));
 afterEach(() => {
@@ -56,7 +59,7 @@ describe('a journal', () => {
     expect(reopen().pending()).toEqual(TWO_STEPS);
   });
 
-  it('has each record on disk when the call returns', () => {
+  it('has each record in its file when the call returns', () => {
     const journal = reopen();
     const entry = journal.intend('overlay', {});
     expect(lines()).toHaveLength(1);
@@ -64,6 +67,30 @@ describe('a journal', () => {
     expect(lines()).toHaveLength(2);
     journal.undone(entry);
     expect(lines()).toHaveLength(3);
+  });
+
+  it('has each record on disk when the call returns, and its own name', async () => {
+    const records = `const entry = journal.intend('overlay', {}); journal.done(entry); journal.undone(entry);`;
+    const code = `const journal = new module.Journal('${file}'); ${records}`;
+    const record = 'fdatasync(<./journal.jsonl>)';
+    expect(await durableCalls(directory, 'session/journal.js', code)).toEqual([
+      'fsync(<.>)',
+      record,
+      record,
+      record,
+    ]);
+  });
+
+  it('that is compacted holds what is pending, as it was, and nothing else', () => {
+    const journal = reopen();
+    journal.undone(journal.intend('lv', {}));
+    journal.done(journal.intend('overlay', { disk: 'vda' }), { node: 7 });
+    journal.intend('mount', {});
+    const before = journal.pending();
+    journal.compact();
+    expect(lines()).toHaveLength(3);
+    expect([journal.pending(), readPending(file)]).toEqual([before, before]);
+    expect(reopen().intend('serve', {}).seq).toBe(4);
   });
 
   it('forgets what was undone, and never gives its number again', () => {
@@ -173,6 +200,28 @@ describe('a journal on a full file system', () => {
     const again = new Journal(full);
     again.close();
     expect(again.pending().map(({ kind }) => kind)).toEqual(['lv']);
+  });
+});
+
+describe('a journal on a disk that is broken', () => {
+  const { fdatasyncSync } = builtin;
+  const syncBy = (sync: typeof fdatasyncSync) => {
+    builtin.fdatasyncSync = sync;
+    syncBuiltinESMExports();
+  };
+  afterEach(() => syncBy(fdatasyncSync));
+
+  it('says so of each step, also of one that was undone, which stays', () => {
+    const journal = reopen();
+    const entry = journal.intend('overlay', { disk: 'vda' });
+    syncBy(() => {
+      throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' });
+    });
+    const message = `EIO: i/o error, fdatasync '${file}'`;
+    expect(() => journal.intend('mount', {})).toThrow(message);
+    expect(() => journal.done(entry)).toThrow(message);
+    expect(() => journal.undone(entry)).toThrow(message);
+    expect([journal.pending(), readPending(file)]).toEqual([[entry], [entry]]);
   });
 });
 
