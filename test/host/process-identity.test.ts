@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import * as fs from 'node:fs';
+import builtin, * as fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -117,6 +118,24 @@ ctypes.CDLL(None).pthread_exit(None)`;
   });
 });
 
+it('a process of which nothing can be found out is alive', () => {
+  const { readFileSync } = builtin;
+  const readBy = (read: typeof readFileSync) => {
+    builtin.readFileSync = read;
+    syncBuiltinESMExports();
+  };
+  const nobody = { ...ownIdentity(), startTime: 1 };
+  expect(isAlive(nobody)).toBe(false);
+  try {
+    readBy((() => {
+      throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' });
+    }) as typeof readFileSync);
+    expect(isAlive(nobody)).toBe(true);
+  } finally {
+    readBy(readFileSync);
+  }
+});
+
 describe('signalProcess', () => {
   it('sends the signal', async () => {
     const child = await start('sleep', ['60']);
@@ -144,11 +163,14 @@ describe('signalProcess', () => {
 describe('findProcesses', () => {
   it('finds by arguments, exactly as given', async () => {
     const mark = path.join(directory, 'a mark');
-    const child = await start('sh', ['-c', 'sleep 60', mark, '']);
+    // Becomes nothing else, and starts nothing: a process that it forks has its arguments for a moment.
+    const child = await start('sh', ['-c', 'read -r _; exit', mark, ''], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+    });
     const found = () => findProcesses((argv) => argv.includes(mark));
     await eventually(() => found().length === 1);
     expect(found()).toEqual([identify(child.pid!)]);
-    const whole = findProcesses((argv) => argv.join('|') === `sh|-c|sleep 60|${mark}|`);
+    const whole = findProcesses((argv) => argv.join('|') === `sh|-c|read -r _; exit|${mark}|`);
     expect(whole).toHaveLength(1);
   });
 });

@@ -99,6 +99,14 @@ describe('a lock', () => {
     lock.release();
   });
 
+  it('whose record cannot be written is not had, and nobody is kept from it', async () => {
+    const temporary = path.join(locks, `.mail01.json.${process.pid}.tmp`);
+    fs.mkdirSync(temporary, { recursive: true });
+    await expect(acquire()).rejects.toThrow('EISDIR');
+    fs.rmdirSync(temporary);
+    (await acquire()).release();
+  });
+
   it('goes to one of many who want it at once', async () => {
     const results = await Promise.allSettled(Array.from({ length: 8 }, () => acquire()));
     const won = results.filter((result) => result.status === 'fulfilled');
