@@ -161,6 +161,14 @@ describe('the place of an image, when the restore is done,', () => {
     await expectUntouched(one, 'somebody else', 'was replaced by another file');
   });
 
+  it('is left to a link that was put there instead', async () => {
+    const one = begun('old');
+    fs.renameSync(one.place, `${one.place}.away`);
+    fs.symlinkSync(`${one.place}.away`, one.place);
+    await expectUntouched(one, 'old', 'ELOOP');
+    expect(fs.lstatSync(one.place).isSymbolicLink()).toBe(true);
+  });
+
   it('is left to a VM that was started meanwhile', async () => {
     const one = begun('x'.repeat(512));
     await whileInVm('raw', one.place, () => expectUntouched(one, 'x'.repeat(512), IN_USE));

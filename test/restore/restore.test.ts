@@ -194,12 +194,43 @@ describe('restore to a new file', () => {
     await restore({ tree: root, to: beside('new.img') });
   });
 
+  it('does not write to an image that another restore has finished a moment before', async () => {
+    const { root, beside, directory } = demoTree();
+    const [part, to] = [beside('.new.img.chunkmount-part'), beside('new.img')];
+    fs.writeFileSync(part, 'restored', { mode: 0o600 });
+    const bin = path.join(directory, 'bin');
+    fs.mkdirSync(bin);
+    const saved = process.env.PATH;
+    const flock = `#!/bin/sh\nmv '${part}' '${to}'\nPATH='${saved}' exec flock "$@"\n`;
+    fs.writeFileSync(path.join(bin, 'flock'), flock, { mode: 0o755 });
+    process.env.PATH = `${bin}:${saved}`;
+    try {
+      await errorOf(restore({ tree: root, to }), 'locked');
+    } finally {
+      process.env.PATH = saved;
+    }
+    expect(fs.readFileSync(to, 'utf8')).toBe('restored');
+  });
+
   it('does not write through a link in the place of the partial file', async () => {
     const { root, beside } = demoTree();
     fs.writeFileSync(beside('victim'), 'precious');
     fs.symlinkSync('victim', beside('.new.img.chunkmount-part'));
     await errorOf(restore({ tree: root, to: beside('new.img') }), 'failed');
     expect(fs.readFileSync(beside('victim'), 'utf8')).toBe('precious');
+  });
+
+  it.each([
+    ['has another name', (part: string) => fs.linkSync(part, `${part}.too`)],
+    ['is of another user', (part: string) => fs.chownSync(part, 65534, 65534)],
+  ])('does not write to a file in the place of the partial file that %s', async (_, change) => {
+    const { root, beside } = demoTree();
+    const part = beside('.new.img.chunkmount-part');
+    fs.writeFileSync(part, 'precious');
+    change(part);
+    const { message } = await errorOf(restore({ tree: root, to: beside('new.img') }), 'failed');
+    expect(message).toBe(`${part} is not a partial image of ours`);
+    expect(fs.readFileSync(part, 'utf8')).toBe('precious');
   });
 });
 
