@@ -56,6 +56,14 @@ describe('chain.json', () => {
       'a copy on one of another disk',
       ([first]) => [first, point(2, record.points[1]!.time, 'vda.0001.qcow2', 'vdb')],
     ],
+    [
+      'a copy twice, on one that lies on it',
+      ([first, second]) => [
+        first,
+        second,
+        { ...second, number: 3, disks: [{ ...first!.disks[0], backing: 'vda.0002.qcow2' }] },
+      ],
+    ],
     ['two points of one number', ([first]) => [first, first]],
     ['points in disorder', ([first, second]) => [second, first]],
     ['a negative size', ([first]) => [{ ...first, disks: [{ ...first!.disks[0], size: -1 }] }]],
