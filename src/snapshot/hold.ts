@@ -68,9 +68,7 @@ function blockdevs(images: readonly string[]): string[] {
 }
 
 function holders(pidFile: string): ProcessIdentity[] {
-  return findProcesses(
-    (argv) => argv[argv.indexOf('--pidfile') + 1] === pidFile && argv.includes('--daemonize'),
-  );
+  return findProcesses((argv) => argv[argv.indexOf('--pidfile') + 1] === pidFile);
 }
 
 async function firstWritten(images: readonly string[]): Promise<string | undefined> {
