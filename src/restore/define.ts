@@ -71,6 +71,8 @@ export async function defineFromTree(
     if (result.damageCount === 0) record.add(file, source);
   }
   if (plan.nvram !== undefined) {
+    // Something may have come there while the disks were restored.
+    await checkNvram(job, plan.nvram, record);
     await restoreNvram(job, plan.nvram);
     record.add(plan.nvram.file, NVRAM);
   }
@@ -127,11 +129,7 @@ async function pendingDisks(job: Job, plan: VmPlan, record: FinishedImages): Pro
       source.close();
     }
   }
-  if (plan.nvram !== undefined) {
-    const { file } = plan.nvram;
-    // It is small: one of an earlier run is made anew.
-    await checkReplaceable(virsh, file, request.force || record.has(file, NVRAM));
-  }
+  if (plan.nvram !== undefined) await checkNvram(job, plan.nvram, record);
   // A qcow2 image is made of a raw one beside it.
   const beside = request.format === 'qcow2' ? Math.max(0, ...sizes) : 0;
   const total = sizes.reduce((sum, size) => sum + size, beside);
@@ -144,6 +142,15 @@ async function restoreOne(job: Job, target: string, to: string): Promise<Restore
   const { format, compression, force, keepGoing } = job.request;
   const request = { to, format, compression, force, keepGoing, delta: false };
   return restoreDisk(tree, target, request, { reporter, signal });
+}
+
+/** It is small: one of an earlier run is made anew. */
+async function checkNvram(
+  { virsh, request }: Job,
+  { file }: NonNullable<VmPlan['nvram']>,
+  record: FinishedImages,
+): Promise<void> {
+  await checkReplaceable(virsh, file, request.force || record.has(file, NVRAM));
 }
 
 async function restoreNvram(job: Job, { extra, file }: NonNullable<VmPlan['nvram']>): Promise<void> {

@@ -4,8 +4,8 @@ import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { eventually, TestLibvirt } from '../support/libvirt.js';
 import { build, requireAll } from '../support/requirements.js';
-import { testBytes } from '../support/trees.js';
-import { KIB } from './demo-tree.js';
+import { chunkFile, testBytes } from '../support/trees.js';
+import { flipBit, KIB } from './demo-tree.js';
 import { expectError } from './image-session.js';
 import { removeDomain, vmTree } from './vm-tree.js';
 
@@ -13,6 +13,12 @@ import { removeDomain, vmTree } from './vm-tree.js';
 const WAITING_VIRSH = `#!/bin/sh
 case " $* " in *" define "*) echo $$ > "$WAITS.new" && mv "$WAITS.new" "$WAITS"; exec sleep 60;; esac
 PATH=\${PATH#*:} exec virsh "$@"
+`;
+
+/** An mv that puts something in the place of the NVRAM first. */
+const PUTTING_MV = `#!/bin/sh
+echo precious > "$NVRAM"
+PATH=\${PATH#*:} exec mv "$@"
 `;
 
 const FILES = ['mail01-vda.raw', 'mail01-vdb.raw', 'mail01_VARS.fd'];
@@ -51,11 +57,11 @@ beforeEach(({ task }) => {
 });
 
 /** Ends the command while libvirt is asked to define the VM, when all files are there. */
-async function endWhileDefining(signal: 'SIGINT' | 'SIGKILL') {
+async function endWhileDefining(signal: 'SIGINT' | 'SIGKILL', ...options: string[]) {
   const waits = chunkmount.path('waits');
   fs.rmSync(waits, { force: true });
   const PATH = `${chunkmount.path('bin')}:${process.env.PATH}`;
-  const command = chunkmount.start(args, { PATH, WAITS: waits });
+  const command = chunkmount.start([...args, ...options], { PATH, WAITS: waits });
   await eventually(async () => fs.existsSync(waits));
   command.kill(signal);
   const result = await command;
@@ -89,4 +95,34 @@ it('takes no image that a VM was put on meanwhile', async () => {
   await libvirt.define('other', [{ target: 'vda', path: file, format: 'raw' }], { start: false });
   expect(expectError(await chunkmount.run(args), 2).message).toBe(`${file} belongs to the VM other`);
   await removeDomain(libvirt, 'other');
+});
+
+it('replaces no NVRAM that somebody put in its place meanwhile', async () => {
+  const nvram = path.join(storage, 'mail01_VARS.fd');
+  const bin = chunkmount.path('bin of mv');
+  fs.mkdirSync(bin);
+  // It gives the image of a disk its name.
+  fs.writeFileSync(path.join(bin, 'mv'), PUTTING_MV, { mode: 0o755 });
+  const env = { NVRAM: nvram, PATH: `${bin}:${process.env.PATH}` };
+  expect(expectError(await chunkmount.run(args, env), 2).message).toBe(`${nvram} exists`);
+  expect(fs.readFileSync(nvram, 'utf8')).toBe('precious\n');
+  for (const file of fs.readdirSync(storage).filter((name) => name.endsWith('.raw')))
+    fs.rmSync(path.join(storage, file));
+  const before = fs.readdirSync(storage);
+  expect(expectError(await chunkmount.run(args), 2).message).toBe(`${nvram} exists`);
+  expect(fs.readdirSync(storage)).toEqual(before);
+  fs.rmSync(nvram);
+  const again = await chunkmount.run(args);
+  expect(again.exitCode, again.stderr).toBe(0);
+  expect(fs.readdirSync(storage).sort()).toEqual(FILES);
+  await removeDomain(libvirt, 'mail01');
+});
+
+it('takes no image for finished that was restored with damage', async () => {
+  const chunk = path.join(args[1]!, chunkFile('vda', 0));
+  flipBit(chunk);
+  await endWhileDefining('SIGKILL', '--keep-going');
+  flipBit(chunk);
+  const image = path.join(storage, 'mail01-vda.raw');
+  expect(expectError(await chunkmount.run(args), 2).message).toBe(`${image} exists`);
 });
