@@ -1,13 +1,15 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { planDump, succeed } from '../../src/backup/dump/plan.js';
 import { DumpFiles, dumpUndo, readSums } from '../../src/backup/dump-files.js';
 import type { FrozenSource } from '../../src/backup/source.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import { Journal } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
+import { build, program, requireAll } from '../support/requirements.js';
+import { durableCalls } from '../support/system-calls.js';
 
 const OWNER = { uid: process.getuid!(), gid: process.getgid!() };
 const source: FrozenSource = {
@@ -30,6 +32,7 @@ let root: string;
 let directory: string;
 let journal: Journal;
 
+beforeAll(() => requireAll(build, program('strace')));
 beforeEach(() => {
   root = fs.mkdtempSync(path.join(os.tmpdir(), 'cm-dump-'));
   directory = path.join(root, 'mail01.dump');
@@ -81,6 +84,7 @@ describe('the files of a dump', () => {
     const files = begin(['a', 'sums']);
     files.write('a', Buffer.from('new'));
     expect(names()).toEqual(['a.partial']);
+    expect(fs.statSync(files.partial('a')).mode & 0o777).toBe(0o600);
     files.write('sums', Buffer.from('sums'));
     files.publish([]);
     expect(names()).toEqual(['a', 'sums']);
@@ -103,6 +107,52 @@ describe('the files of a dump', () => {
     begin(['a']).write('a', Buffer.from('new'));
     expect(await undo()).toEqual([]);
     expect(names()).toEqual(['other']);
+  });
+
+  it('leave a directory that was there empty', async () => {
+    fs.mkdirSync(directory, { mode: 0o750 });
+    begin(['a']).write('a', Buffer.from('new'));
+    expect(await undo()).toEqual([]);
+    expect(names()).toEqual([]);
+  });
+
+  it('are on the disk before they replace others', async () => {
+    const source = path.join(root, 'memory');
+    fs.writeFileSync(source, 'memory');
+    const code = `import { Journal } from 'build/session/journal.js';
+      import { DumpFiles } from 'build/backup/dump-files.js';
+      const journal = new Journal('${journal.file}');
+      const owner = ${JSON.stringify(OWNER)};
+      const files = new DumpFiles({ directory: '${directory}', files: ['a', 'b'], scratch: [], owner, journal });
+      files.write('a', Buffer.from('new'));
+      await files.copy('b', '${source}');
+      files.publish([]);`;
+    const record = 'fdatasync(<./journal.jsonl>)';
+    const place = './mail01.dump';
+    const calls = (await durableCalls(root, code)).slice(1);
+    expect(calls).toEqual([
+      record,
+      expect.stringMatching(/^mkdir/),
+      'fsync(<.>)',
+      `fsync(<${place}/a.partial>)`,
+      `fsync(<${place}/b.partial>)`,
+      record,
+      `rename("${place}/a.partial", "${place}/a")`,
+      `rename("${place}/b.partial", "${place}/b")`,
+      `fsync(<${place}>)`,
+      record,
+    ]);
+  });
+
+  it('of which one is gone replace no other', async () => {
+    fs.mkdirSync(directory);
+    write('old', 'old');
+    const files = begin(['a']);
+    files.write('a', Buffer.from('new'));
+    fs.rmSync(files.partial('a'));
+    expect(() => files.publish(['old'])).toThrow('ENOENT');
+    expect(await undo()).toHaveLength(1);
+    expect(names()).toEqual(['old']);
   });
 
   it('take the place of what a dump that was cut off left', () => {

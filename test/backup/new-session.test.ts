@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import * as fs from 'node:fs';
+import builtin, * as fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import * as path from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -63,4 +64,24 @@ describe('--max-backups', () => {
     expect(await whileOtherBegins(() => begin('mail01', 0))).toEqual(expect.any(String));
     fs.rmdirSync(state.session('other'));
   });
+});
+
+it('a session whose journal cannot be made is none', async () => {
+  const { openSync } = builtin;
+  const broken = (file: fs.PathLike, ...others: [fs.OpenMode, (fs.Mode | null)?]) => {
+    if (String(file) !== state.journal('mail01')) return openSync(file, ...others);
+    throw Object.assign(new Error('EIO: i/o error, open'), { code: 'EIO' });
+  };
+  const openBy = (open: typeof openSync) => {
+    builtin.openSync = open;
+    syncBuiltinESMExports();
+  };
+  openBy(broken);
+  try {
+    await expect(begin('mail01', 0)).rejects.toThrow('EIO');
+  } finally {
+    openBy(openSync);
+  }
+  expect(state.sessions()).toEqual([]);
+  expect(await begin('mail01', 0)).toEqual(expect.any(String));
 });

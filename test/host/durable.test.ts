@@ -124,10 +124,11 @@ describe('readIfExists', () => {
 
 describe('what must be on disk when a call returns', () => {
   beforeAll(() => requireAll(build, program('strace')));
-  const callsOf = (code: string) => durableCalls(directory, 'host/durable.js', code);
+  const callsOf = (code: string) =>
+    durableCalls(directory, `import * as durable from 'build/host/durable.js';\n${code}`);
 
   it('a replaced file: content, then name', async () => {
-    const calls = await callsOf(`module.replaceFile('${file}', 'new')`);
+    const calls = await callsOf(`durable.replaceFile('${file}', 'new')`);
     expect(calls.map((call) => call.replace(/\.\d+\.tmp/g, '.tmp'))).toEqual([
       'fsync(<./.file.tmp>)',
       'rename("./.file.tmp", "./file")',
@@ -136,7 +137,7 @@ describe('what must be on disk when a call returns', () => {
   });
 
   it('a new directory: its name in each directory above that is new', async () => {
-    const calls = await callsOf(`module.makeDirectory('${directory}/a/b/c')`);
+    const calls = await callsOf(`durable.makeDirectory('${directory}/a/b/c')`);
     const synced = calls.filter((call) => call.startsWith('fsync')).map((call) => /<(.*)>/.exec(call)![1]);
     expect(synced.sort()).toEqual(['.', './a', './a/b']);
   });

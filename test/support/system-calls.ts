@@ -5,15 +5,14 @@ import { run } from '../../src/host/exec.js';
 const BUILD = path.resolve(import.meta.dirname, '../../build');
 
 /**
- * What code of a compiled module, which it knows as `module`, asks the kernel to bring to the disk or to rename, in order, with `.` for
- * `directory` and without the numbers of descriptors. A crash test does not notice what is missing there: what a killed process wrote
- * stays. Needs strace, and the build.
+ * What code asks the kernel to bring to the disk or to rename, in order, with `.` for `directory` and without the numbers of
+ * descriptors. It imports ours from `build/…`. A crash test does not notice what is missing there: what a killed process wrote stays.
+ * Needs strace, and the build.
  */
-export async function durableCalls(directory: string, module: string, code: string): Promise<string[]> {
+export async function durableCalls(directory: string, code: string): Promise<string[]> {
   const script = path.join(directory, 'script.mjs');
   const trace = path.join(directory, 'trace');
-  const url = JSON.stringify(path.join(BUILD, module));
-  fs.writeFileSync(script, `import * as module from ${url};\n${code}`);
+  fs.writeFileSync(script, code.replaceAll("'build/", `'${BUILD}/`));
   const filter = 'trace=fsync,fdatasync,rename,renameat2,mkdir,mkdirat';
   await run('strace', ['-f', '-y', '-e', filter, '-o', trace, process.execPath, script], { cwd: directory });
   return fs
