@@ -88,6 +88,15 @@ it.each([
   expect(fs.existsSync(tree.beside('.new.img.chunkmount-part'))).toBe(call === 'fsync');
 });
 
+it('a file that is changed in place and cannot be synced is named', async () => {
+  const tree = demoTree();
+  const to = tree.beside('disk.img');
+  fs.writeFileSync(to, tree.content);
+  const delta = ['restore', tree.root, `--to=${to}`, '--delta'];
+  const { exitCode, stderr } = await chunkmount(delta, 'disk.img', 'fsync');
+  expect([exitCode, stderr]).toEqual([1, expect.stringContaining('EIO: i/o error, fsync')]);
+});
+
 it('a disk that the user may not read is named by verify and restore', async () => {
   await requireAll(root);
   const tree = demoTree();

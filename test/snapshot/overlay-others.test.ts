@@ -307,6 +307,23 @@ describe('files', () => {
     expect(fs.readFileSync(overlay!, 'utf8')).toBe('something else');
   });
 
+  it('an overlay that another VM is defined on stays until it is not', async () => {
+    await start();
+    await session.freeze(overlayProvider, domain.name);
+    const [overlay] = await pathsNow();
+    const other = `other-${count}`;
+    const disk = { target: 'vda', path: overlay!, format: 'qcow2' };
+    const user = await libvirt.define(other, [disk], { start: false });
+    const errors = await session.undo();
+    expect(errors.map(({ message }) => message)).toEqual([
+      expect.stringContaining(`${other} still refers to ${overlay}`),
+    ]);
+    expect(fs.existsSync(overlay!)).toBe(true);
+    await libvirt.remove(user);
+    expect(await session.undo()).toEqual([]);
+    expect(fs.existsSync(overlay!)).toBe(false);
+  });
+
   it('overlays go where --overlay-dir says', async () => {
     await start();
     const overlayDirectory = path.join(libvirt.directory, `overlays, ${count}`);

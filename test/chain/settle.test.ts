@@ -1,0 +1,87 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { finishAccept } from '../../src/chain/accept-point.js';
+import { readChainRecord } from '../../src/chain/chain-record.js';
+import { settleChain } from '../../src/chain/chain-session.js';
+import { silentReporter } from '../../src/report/reporter.js';
+import { Journal, type JournalEntry } from '../../src/session/journal.js';
+import { temporaryDirectory } from '../support/images.js';
+
+const PART = '.vda.0001.qcow2.s1.part';
+const UUID = 'c7a5fdbd-edaf-4455-926a-d65c16db1809';
+
+let root: string;
+let directory: string;
+let journal: Journal;
+
+beforeEach(() => {
+  root = temporaryDirectory();
+  directory = path.join(root, 'mail01');
+  fs.mkdirSync(directory);
+  journal = new Journal(path.join(root, 'journal.jsonl'));
+});
+
+afterEach(() => {
+  journal.close();
+  fs.rmSync(root, { recursive: true });
+});
+
+/** Recorded as valid, with nothing of it done yet. */
+function acceptance(overlays: readonly string[] = []): JournalEntry {
+  const sums = { size: 4, sha256: 'a'.repeat(64), mtime: 1, virtualSize: 512 };
+  fs.writeFileSync(path.join(directory, PART), 'copy');
+  return journal.intend('chain-accept', {
+    name: 'mail01',
+    directory,
+    point: {
+      number: 1,
+      id: 's1',
+      time: '2026-11-20T22:00:00.000Z',
+      consistency: 'crash',
+      definition: '0001.xml',
+      disks: [{ target: 'vda', file: 'vda.0001.qcow2', backing: null, ...sums }],
+    },
+    parts: [{ part: PART, file: 'vda.0001.qcow2' }],
+    liveFile: path.join(root, 'live.json'),
+    live: { format: 'chunkmount-live-chain', version: 1, uuid: UUID, directory, disks: [] },
+    overlays,
+  });
+}
+
+function overlay(file: string): void {
+  const bootId = 'b';
+  journal.intend('overlay', {
+    domain: { uuid: UUID, name: 'mail01' },
+    target: 'vda',
+    overlay: file,
+    base: { path: '/i', format: 'raw', identity: { device: '1', inode: '1', birth: '0', bootId } },
+    qemu: { pid: 1, startTime: 1, bootId },
+  });
+}
+
+const kinds = () => journal.pending().map(({ kind }) => kind);
+
+describe('a point that is valid', () => {
+  it('keeps its copies and layers, also when their place is away for a while', async () => {
+    journal.intend('chain-copy', { file: path.join(directory, PART) });
+    acceptance();
+    fs.renameSync(directory, `${directory}.away`);
+    const [problem, ...others] = await settleChain({ journal, reporter: silentReporter });
+    expect(problem?.message).toBe(`${directory}/vda.0001.qcow2, a copy that was just made, is gone`);
+    expect(others).toEqual([]);
+    expect(kinds()).toEqual(['chain-accept', 'chain-copy']);
+    fs.renameSync(`${directory}.away`, directory);
+    expect(await settleChain({ journal, reporter: silentReporter })).toEqual([]);
+    expect(kinds()).toEqual([]);
+    expect(fs.readFileSync(path.join(directory, 'vda.0001.qcow2'), 'utf8')).toBe('copy');
+    expect(readChainRecord(directory)?.points).toHaveLength(1);
+  });
+
+  it('takes its own layers out of the session, and no other', () => {
+    overlay('/given-up');
+    overlay('/layer');
+    finishAccept(acceptance(['/layer']), journal);
+    expect(journal.pending().map(({ data }) => data.overlay)).toEqual(['/given-up']);
+  });
+});
