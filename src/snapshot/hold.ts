@@ -5,7 +5,7 @@ import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { CommandError } from '../host/command-error.js';
 import { run } from '../host/exec.js';
-import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
+import { type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
 import type { ImageChain } from '../image/image-layer.js';
 import { isWrittenByQemu } from '../image/image-lock.js';
@@ -141,11 +141,6 @@ export async function holdLayers(layers: ImageChain, request: Omit<HoldRequest, 
 export function writtenMeanwhile(data: unknown): string[] {
   const { holder, ...marked } = v.parse(record, data);
   return writtenImages(marked, holder?.bootId);
-}
-
-/** Whether the images of a hold entry are still held. */
-export function isHeld(data: unknown): boolean {
-  return holders(v.parse(record, data).pidFile).some(isAlive);
 }
 
 const undoHold: UndoHandler = async (entry) => {

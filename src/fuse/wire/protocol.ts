@@ -7,8 +7,6 @@ export const MAJOR = 7;
 /** The newest minor version whose messages we know: that of Linux 6.18. */
 export const MINOR = 45;
 
-export const ROOT_ID = 1;
-
 export const IN_HEADER_LENGTH = 40;
 export const OUT_HEADER_LENGTH = 16;
 
