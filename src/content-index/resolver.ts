@@ -299,7 +299,7 @@ export class Resolver {
     const previous = rows.mtimes[chunk]!;
     if (previous !== 0 && rows.hashes[chunk * 2] === high && rows.hashes[chunk * 2 + 1] === low) return;
     Atomics.add(rows.control, CHANGED, 1);
-    // The mtime first: see copyBlock in save-index.ts.
+    // The mtime first: see BlockCopy in save-index.ts.
     Atomics.store(rows.mtimes, chunk, previous === 0 ? newMtime(times) : changedMtime(times, previous));
     Atomics.store(rows.hashes, chunk * 2, high);
     Atomics.store(rows.hashes, chunk * 2 + 1, low);

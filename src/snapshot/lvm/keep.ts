@@ -4,7 +4,7 @@ import { findLvmSnapshot, readLvmRecord } from './undo.js';
 
 /** A snapshot that stays takes up what its volume changes; in a fuller pool the guests need that themselves. */
 const KEEP_PERCENT = 90;
-/** As when one is made: see lvm.ts. */
+/** As when one is made: see provider.ts. */
 const WARN_PERCENT = 80;
 
 /** What is to be told of a snapshot that is to stay for the next session. `refused`: it must not. */
