@@ -31,11 +31,10 @@ export function overlayCase(entry: JournalEntry, context: UndoContext): OverlayC
 }
 
 /** The error for an overlay that has to stay: why, and what to do. */
-export function stuck({ record }: OverlayCase, why: string, hint: string, cause?: unknown): ChunkmountError {
+export function stuck({ record }: OverlayCase, why: string, hint: string): ChunkmountError {
   const { domain, target, overlay, base } = record;
   return failed(`disk ${target} of ${domain.name} cannot be merged: ${why}`, {
     hint,
     details: { domain: domain.name, disk: target, overlay, base: base.path },
-    cause,
   });
 }
