@@ -15,14 +15,16 @@ import { pullProvider } from './pull/provider.js';
 import { reflinkProvider } from './reflink/provider.js';
 import { shutdownUndo } from './shutdown.js';
 
-const PROVIDERS: readonly SnapshotProvider[] = [
-  overlayProvider,
-  lvmProvider,
-  reflinkProvider,
-  pullProvider,
-  pausedProvider,
-  noneProvider,
-];
+const BY_KIND: Readonly<Record<SnapshotKind, SnapshotProvider>> = {
+  overlay: overlayProvider,
+  lvm: lvmProvider,
+  reflink: reflinkProvider,
+  pull: pullProvider,
+  none: noneProvider,
+};
+
+/** In the order in which they freeze the disks of one VM. */
+const PROVIDERS: readonly SnapshotProvider[] = [...Object.values(BY_KIND), pausedProvider];
 
 /** The undo handlers of all snapshot kinds. */
 export const snapshotUndo: UndoHandlers = Object.assign(
@@ -117,12 +119,7 @@ async function automatic({ virsh, domain, signal }: ChoiceRequest, disk: Disk): 
 }
 
 function providerOf(kind: SnapshotKind, pause: boolean): SnapshotProvider {
-  if (kind === 'none' && pause) return pausedProvider;
-  const provider = PROVIDERS.findLast((candidate) => candidate.kind === kind);
-  if (provider !== undefined) return provider;
-  throw failed(`snapshots of the kind ${kind} are not there yet`, {
-    hint: 'leave the choice to --snapshot=auto',
-  });
+  return kind === 'none' && pause ? pausedProvider : BY_KIND[kind];
 }
 
 /**
