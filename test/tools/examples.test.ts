@@ -10,3 +10,12 @@ describe.each(['borg', 'rclone', 'restic', 'rsync'])('%s-daily', (name) => {
     expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: `${name}-daily: give one VM\n` });
   });
 });
+
+describe('rsync-daily', () => {
+  it.each(['0', '-1', 'all'])('does not begin when it is to keep %s backups', async (keep) => {
+    const script = path.join(EXAMPLES, 'rsync/rsync-daily');
+    const { exitCode, stderr } = await run(script, ['mail01'], { accept: [2], env: { KEEP: keep } });
+    const expected = `rsync-daily: KEEP=${keep} is no number of backups from 1 on\n`;
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expected });
+  });
+});

@@ -85,7 +85,9 @@ describe('rsync', () => {
     for (const write of [false, false, true, false]) {
       if (write) changed = await vm.change();
       await vm.run([path.join(EXAMPLES, 'rsync/rsync-daily'), 'mail01', ...OPTIONS], {
-        env: { STORE, KEEP: '3' },
+        // rsync would look for a relative --link-dest elsewhere.
+        env: { STORE: path.basename(STORE), KEEP: '3' },
+        cwd: path.dirname(STORE),
       });
       times.push(fs.readlinkSync(path.join(STORE, 'mail01/latest')));
     }
