@@ -116,21 +116,21 @@ export function addBackupOptions(command: Command): Command {
       choiceOption('--snapshot <kind>', 'how to freeze the disks', [...SNAPSHOT_CHOICES]).default('auto'),
     )
     .option('--no-snapshot', 'pause the VM until cleanup, and take no snapshot')
-    .option('--snapsize <size>', 'room of an LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
+    .option('--snapsize <size>', 'room of a thick LVM snapshot for what changes meanwhile: 5G or 20% (5G)')
     .option(
       '--snap-autoextend',
-      'enlarge an LVM snapshot that is nearly full, while its volume group has room',
+      'enlarge a thick LVM snapshot that is nearly full, while its volume group has room',
     )
     .option('--state', "save the guest's memory, too: what is restored goes on from that moment")
     .option('--shutdown', 'shut the VM down for the snapshot, and start it again at once')
     .option('--shutdown-timeout <seconds>', 'how long it may take; then nothing is done', '300')
     .addOption(quiesceOption())
-    .addOption(placeOption('--overlay-dir <dir>', 'where overlays go (beside each image)'))
+    .addOption(placeOption('--overlay-dir <dir>', 'where overlays and scratch files go (beside each image)'))
     .option('--chunk-size <size>', 'power of two from 4K to 16M', `${DEFAULT_CHUNK_SIZE / 1024}K`)
     .addOption(transportOption())
     .option('--direct-io', 'bypass the page cache: for readers with large buffers')
     .option('--allow-other', 'without root: let other users into the tree')
-    .option('--owner <user[:group]>', 'whom the files of the tree belong to')
+    .option('--owner <user[:group]>', 'whom the files of the tree belong to, or of the dump')
     .option('--max-backups <n>', 'do not begin when that many sessions are there already')
     .option('--keep-lock', 'keep the VM locked after cleanup, until chunkmount unlock')
     .option(...COMMIT_TIMEOUT_OPTION);

@@ -50,7 +50,8 @@ const HELP = `
 Forward incremental backups as images. Each run freezes all disks at one point, puts the VM onto a new layer, and copies
 what was written since the last run: the first run the whole disks, into DIR/VM/vda.0001.qcow2, each later one the
 frozen layer alone, into vda.0002.qcow2, which lies on the copy before. Prints the copies, a line each. chain.json beside
-them has the times and sums. The copies are plain qcow2 images: qemu-img reads each of them without chunkmount.
+them has the times and sums, 0001.xml the VM's definition. The copies are plain qcow2 images: qemu-img reads each of them
+without chunkmount.
 
 The VM stays on the layers, also when it is shut down and started again, and has one more with each run:
   --consolidate        merges them after the copy

@@ -15,7 +15,7 @@ export const AFTER: Readonly<Record<string, string>> = {
   1      failed; also: all is cleaned up, but the tree was not whole, so the backup is not good
   2      wrong usage
   3      locked, mounted already, or too many backups
-  4      a tree is damaged: chunks are missing or corrupt
+  4      a tree is damaged: chunks are missing or corrupt; also: a copy of chain is, or verify --against found a difference
   5      some VMs are done, some failed
   128+n  ended by signal n, after cleaning up
 
@@ -29,6 +29,7 @@ run exits with the code of its command. A first signal stops and undoes; a secon
   /var/lib/libvirt/backup        trees, while they are mounted; for users other than root ~/.local/state/chunkmount/mounts
   /var/lib/chunkmount/index      what makes the next backup small; when it is lost, all chunks count as changed once
   /var/lib/chunkmount/sessions   what is to be undone, until it is; for users other than root ~/.local/state/chunkmount/sessions
+  /var/lib/chunkmount/boots      the same of VMs that boot began
 
 A tree has manifest.json, which describes it, NAME.xml, the VM's definition, and for each disk a file TARGET.xxh64 with one
 line a chunk, as xxhsum -c reads it, and a directory TARGET with the chunks.`,
