@@ -1,11 +1,9 @@
 import * as fs from 'node:fs';
-import * as os from 'node:os';
-import * as path from 'node:path';
 import * as v from 'valibot';
 import { ChunkmountError, failed, messageOf, usage } from '../errors.js';
 import { CommandError } from '../host/command-error.js';
-import { writeFully } from '../host/durable.js';
 import { run } from '../host/exec.js';
+import { anonymousFile } from './anonymous-file.js';
 import type { DomainState } from './domain.js';
 import { askShell, startShell } from './virsh-shell.js';
 
@@ -113,18 +111,6 @@ function hostOf(options: VirshOptions): string {
 export const INPUT_FILE = '/proc/self/fd/3';
 /** The second of two. */
 export const SECOND_INPUT_FILE = '/proc/self/fd/4';
-
-/** Opens a file that holds `text` and has no name any more, so that nothing is left of it whatever happens. */
-function anonymousFile(text: string): number {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-'));
-  try {
-    const fd = fs.openSync(path.join(directory, 'input'), 'wx+', 0o600);
-    writeFully(fd, Buffer.from(text));
-    return fd;
-  } finally {
-    fs.rmSync(directory, { recursive: true });
-  }
-}
 
 /**
  * Whether libvirt said no, in `error` or in what caused it. Without an exit code virsh was ended, by us or by others, and libvirt
