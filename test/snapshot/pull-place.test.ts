@@ -22,6 +22,12 @@ describe("the directory of a backup job's socket", () => {
     expect(fs.statSync(directory()).mode & 0o777).toBe(0o700);
   });
 
+  it('lets the user of QEMU through, also where a strict umask made it', () => {
+    fs.mkdirSync(base(), { mode: 0o700 });
+    makeSocketDirectory(directory(), ownIdentity());
+    expect(fs.statSync(base()).mode & 0o777).toBe(0o711);
+  });
+
   it.each([
     ['others may write to', () => fs.chmodSync(base(), 0o777)],
     ['is of another user', () => fs.chownSync(base(), 65534, 65534)],

@@ -83,6 +83,8 @@ export function makeSocketDirectory(directory: string, qemu: ProcessIdentity): v
   const { uid, mode } = fs.lstatSync(base);
   if (uid !== process.geteuid!() || (mode & 0o022) !== 0)
     throw failed(`${base} can be written by others`, { hint: `remove it: rmdir ${base}` });
+  // The umask may have kept QEMU's user out, and that of an earlier session, too.
+  if ((mode & 0o111) !== 0o111) fs.chmodSync(base, 0o711);
   fs.mkdirSync(directory, { mode: 0o700 });
   const owner = ownerOf(qemu);
   if (owner.uid !== uid) fs.chownSync(directory, owner.uid, owner.gid);
