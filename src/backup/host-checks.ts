@@ -217,15 +217,25 @@ function checkRoot(): CheckResult {
   };
 }
 
-/** The nearest directory that exists: ours are made when they are needed. */
+/** A symbolic link, wherever it leads. */
+function isLink(place: string): boolean {
+  try {
+    return fs.lstatSync(place).isSymbolicLink();
+  } catch {
+    return false;
+  }
+}
+
+/** The nearest directory that exists, or what is in its place: ours are made when they are needed. */
 function existing(directory: string): string {
   let found = directory;
-  while (!fs.existsSync(found)) found = found.slice(0, found.lastIndexOf('/')) || '/';
+  while (!fs.existsSync(found) && !isLink(found)) found = found.slice(0, found.lastIndexOf('/')) || '/';
   return found;
 }
 
 /** Why nothing can be made in a directory; undefined if it can. */
 function directoryObstacle(place: string): string | undefined {
+  if (!fs.existsSync(place)) return `${place} is a symbolic link that leads nowhere`;
   if (!fs.statSync(place).isDirectory()) return `${place} is no directory`;
   try {
     fs.accessSync(place, fs.constants.W_OK);
@@ -245,10 +255,14 @@ function checkDirectory(name: string, directory: string): CheckResult {
   const { bavail, bsize } = fs.statfsSync(place);
   const free = bavail * bsize;
   // Whoever may write there could have root undo what he likes.
-  if (place === directory && (fs.statSync(place).mode & 0o022) !== 0) {
-    const fix = `chmod go-w ${shellWord(directory)}`;
-    return { name, state: 'poor', detail: `others may write to ${directory}`, need: 'safety', fix, free };
-  }
+  const poor = (detail: string, fix: string): CheckResult => {
+    return { name, state: 'poor', detail, need: 'safety', fix: `${fix} ${shellWord(directory)}`, free };
+  };
+  const { mode, uid } = fs.statSync(place);
+  if (place === directory && ![0, process.geteuid!()].includes(uid))
+    return poor(`${directory} belongs to the user ${uid}`, 'chown root');
+  if (place === directory && (mode & 0o022) !== 0)
+    return poor(`others may write to ${directory}`, 'chmod go-w');
   return { name, state: 'ok', detail: directory, free };
 }
 

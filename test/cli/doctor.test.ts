@@ -249,4 +249,13 @@ name='127.0.0.1' port='9'/></source><target dev='vdb' bus='virtio'/></disk>`;
     await execa('sh', ['-c', state.fix!]);
     expect((await checks(['--vm=odd'])).get('state directory')!.state).toBe('ok');
   });
+
+  it('sees a state directory of another user', async () => {
+    fs.mkdirSync(chunkmount.stateDirectory, { recursive: true });
+    fs.chownSync(chunkmount.stateDirectory, 65534, 65534);
+    const state = (await checks(['--vm=odd'])).get('state directory')!;
+    expect(state).toMatchObject({ state: 'poor', need: 'safety' });
+    await execa('sh', ['-c', state.fix!]);
+    expect((await checks(['--vm=odd'])).get('state directory')!.state).toBe('ok');
+  });
 });
