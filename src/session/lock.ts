@@ -82,7 +82,10 @@ function writeRecord(file: string, record: LockRecord): void {
 
 /** Root may do all but write where there is no writing, or no room. */
 function unusableHint(error: unknown): string {
-  if (systemCode(error) === 'EROFS') return 'make its file system writable (dmesg may tell why it is not)';
+  const code = systemCode(error) ?? '';
+  if (code === 'EROFS') return 'make its file system writable (dmesg may tell why it is not)';
+  if (['ENOTDIR', 'EEXIST'].includes(code))
+    return 'see what is there: it is no directory, or a link to one that is not mounted';
   return isDiskFull(error) ? 'make room there' : 'run this as root';
 }
 
@@ -215,7 +218,8 @@ export function listLocks(directory: string): Map<string, LockRecord> {
   try {
     files = fs.readdirSync(directory);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return locks;
+    // As with the sessions: of what is no directory complains who makes some.
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return locks;
     throw error;
   }
   for (const file of files) {

@@ -56,6 +56,32 @@ describe('a backup directory that is read-only', () => {
   });
 });
 
+describe('a state directory', () => {
+  const directory = chunkmount.path('odd');
+  const odd = { CHUNKMOUNT_STATEDIR: directory };
+
+  afterEach(() => fs.rmSync(directory));
+
+  const expectRefusal = async () => {
+    const told = expectError(await chunkmount.run(['mount', ...given], odd), 1);
+    expect(told.message).toContain(`the state directory ${directory} cannot be used`);
+    expect(told.hint).toMatch(/it is no directory, or a link to one that is not mounted/);
+    expect((await chunkmount.run(['list'], odd)).exitCode).toBe(0);
+    const { stdout } = await chunkmount.run(['doctor', '--vm=odd'], odd);
+    expect(stdout).toMatch(new RegExp(`^missing state directory: ${directory} is `, 'm'));
+  };
+
+  it('that is a file is told', async () => {
+    fs.writeFileSync(directory, '');
+    await expectRefusal();
+  });
+
+  it('that is a link to where nothing is mounted yet is told', async () => {
+    fs.symlinkSync(chunkmount.path('nowhere'), directory);
+    await expectRefusal();
+  });
+});
+
 describe('a current directory that is gone', () => {
   /** Runs chunkmount where there is no directory any more. */
   const runNowhere = (...args: string[]) => {
