@@ -15,6 +15,10 @@ export interface NativeServeOptions extends ServeOptions {
 /** How soon the end of a mount is noticed; costs one readlink each time. */
 const END_POLL_MS = 100;
 
+/** libfuse has it run without a word. */
+const HINT =
+  'may fusermount mount? It has to be set-user-ID root, which NoNewPrivileges= of systemd takes away, as most containers do';
+
 /**
  * Mounts `tree` and serves it through libfuse 2, on this thread: it must be a main thread, and nothing in this process
  * may touch the mount. Throws when the transport cannot be had; `connected` rejects when mounting fails.
@@ -54,8 +58,7 @@ function mount(fuse: Fuse, mountpoint: string): Promise<void> {
   return new Promise((resolve, reject) => {
     fuse.open((error) => {
       if (!error) return resolve();
-      const hint = "libfuse's own message is in the daemon's log";
-      reject(failed(`${mountpoint} cannot be mounted by the native transport`, { hint, cause: error }));
+      reject(failed(`${mountpoint} cannot be mounted by the native transport`, { hint: HINT, cause: error }));
     });
   });
 }

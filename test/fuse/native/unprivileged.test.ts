@@ -48,7 +48,8 @@ describe('an ordinary user', () => {
   const asUser = (...command: string[]) =>
     run('setpriv', [...AS_USER, ...command], { env: chunkmount.env, accept: [1, 2, 3, 4, 5], cwd: '/' });
   const cli = (...args: string[]) => asUser(process.execPath, CLI, ...args);
-  const mount = (...options: string[]) => cli('mount', `--image=${image}`, '--name=demo', ...options);
+  const given = () => ['mount', `--image=${image}`, '--name=demo'];
+  const mount = (...options: string[]) => cli(...given(), ...options);
 
   function expectNothingLeft(): void {
     expect(listMounts().filter(({ mountpoint }) => mountpoint.startsWith(chunkmount.directory))).toEqual([]);
@@ -91,6 +92,15 @@ describe('an ordinary user', () => {
     const { exitCode, stderr } = await mount('--transport=kernel');
     expect(exitCode).toBe(2);
     expect(stderr).toContain('the kernel transport is not possible: mounting /dev/fuse directly takes root');
+    expectNothingLeft();
+  });
+
+  it('is told what may keep fusermount from mounting', async () => {
+    const { exitCode, stderr } = await asUser('setpriv', '--no-new-privs', process.execPath, CLI, ...given());
+    expect([exitCode, stderr]).toEqual([
+      1,
+      expect.stringMatching(/by the native transport\n {2}may fusermount mount\?.*NoNewPrivileges/),
+    ]);
     expectNothingLeft();
   });
 
