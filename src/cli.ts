@@ -84,6 +84,7 @@ const SYSTEM_HINTS: Readonly<Record<string, string>> = {
   EPERM: 'run this as root, or as a user who may do that',
   ENOSPC: 'make room on that file system',
   EDQUOT: 'make room: the quota of this user is used up',
+  EFBIG: 'raise the limit of the size of files: ulimit -f, or LimitFSIZE= of the systemd unit',
   EMFILE: 'raise the limit of open files: ulimit -n, or LimitNOFILE= of the systemd unit',
   ENFILE: 'the host has too many files open: raise fs.file-max',
   EROFS: 'that file system is read-only: give another directory',
@@ -128,9 +129,10 @@ const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 
 /** Lets us, and the daemons that we start, find those programs behind all others. */
 function findSystemPrograms(): void {
-  const { PATH = '/usr/local/bin:/usr/bin:/bin' } = process.env;
-  const given = PATH.split(':');
-  process.env.PATH = [PATH, ...SYSTEM_DIRECTORIES.filter((one) => !given.includes(one))].join(':');
+  // An empty one, too: it would mean the current directory, where anybody may have put anything.
+  const found = process.env.PATH || '/usr/local/bin:/usr/bin:/bin';
+  const given = found.split(':');
+  process.env.PATH = [found, ...SYSTEM_DIRECTORIES.filter((one) => !given.includes(one))].join(':');
 }
 
 async function main(): Promise<number> {

@@ -2,12 +2,29 @@ import * as fs from 'node:fs';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CLI, TestChunkmount } from '../support/chunkmount.js';
-import { build, program, requireAll } from '../support/requirements.js';
+import { noise } from '../support/images.js';
+import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
+import { expectError, traces } from './expectations.js';
 
 const chunkmount = new TestChunkmount();
 
-beforeAll(() => requireAll(build, program('losetup', 'mount'), program('filefrag', 'e2fsprogs')));
+const image = chunkmount.path('disk.raw');
+const given = [`--image=${image}`, '--name=demo'];
+
+beforeAll(async () => {
+  await requireAll(root, fuseDevice, build, program('unshare', 'util-linux'), program('losetup', 'mount'));
+  await requireAll(program('filefrag', 'e2fsprogs'));
+  fs.writeFileSync(image, noise(1024 * 1024, 1));
+});
 afterAll(() => chunkmount.close());
+
+/** Runs chunkmount after some commands of a shell, or through the program that they end with. */
+async function runAfter(script: string, ...args: string[]) {
+  const command = ['-c', `${script} "$@"`, 'sh', process.execPath, CLI, ...args];
+  const options = { env: chunkmount.env, reject: false, stdin: 'ignore', stripFinalNewline: false } as const;
+  const { exitCode, stdout, stderr } = await execa('/bin/sh', command, options);
+  return { exitCode, stdout, stderr };
+}
 
 it.each([[['list', '--json']], [['list']], [['doctor', '--json']]])(
   'a result that cannot be written is a failure: %j',
@@ -34,5 +51,25 @@ describe("with cron's PATH", () => {
     expect(missing).not.toContain('losetup');
     expect(missing).not.toContain('filefrag');
     expect(checks.map(({ name }) => name)).toContain('losetup');
+  });
+});
+
+describe('an empty PATH', () => {
+  it('is as good as none, and leads nobody to what lies in the current directory', async () => {
+    const here = chunkmount.path('here');
+    fs.mkdirSync(here);
+    fs.writeFileSync(`${here}/flock`, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+    const script = `cd ${here} && export PATH= && exec`;
+    const told = await runAfter(script, 'run', ...given, '--', 'true');
+    expect([told.stderr, told.exitCode]).toEqual(['', 0]);
+  });
+});
+
+describe('a limit of the size of files', () => {
+  it('is named by whoever meets it', async () => {
+    const told = expectError(await runAfter('ulimit -f 0; exec', 'mount', ...given), 1);
+    expect(told.message).toMatch(/EFBIG.*demo\.json/);
+    expect(told.hint).toContain('ulimit -f');
+    expect(traces(chunkmount)).toEqual([]);
   });
 });
