@@ -1,4 +1,5 @@
 import * as fs from 'node:fs';
+import { failed } from '../errors.js';
 
 /** A process, named so that a later process with the same number is not taken for it. */
 export interface ProcessIdentity {
@@ -40,9 +41,22 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return startTime === undefined ? undefined : { pid, startTime, bootId: bootId() };
 }
 
+/** Whether /proc is one of our own process namespace: in another one, our numbers are those of other processes. */
+function isProcOurs(): boolean {
+  try {
+    return fs.readlinkSync('/proc/self') === String(process.pid);
+  } catch {
+    return false;
+  }
+}
+
+/** Our own identity. Throws where it could be taken for somebody else's, who would be ended in our place. */
 export function ownIdentity(): ProcessIdentity {
-  const identity = identify(process.pid);
-  if (identity === undefined) throw new Error('/proc/self/stat is unreadable; is /proc mounted?');
+  const identity = isProcOurs() ? identify(process.pid) : undefined;
+  if (identity === undefined)
+    throw failed(`/proc does not show this process (${process.pid})`, {
+      hint: 'mount the one of its process namespace: mount -t proc proc /proc',
+    });
   return identity;
 }
 

@@ -73,3 +73,11 @@ describe('a limit of the size of files', () => {
     expect(traces(chunkmount)).toEqual([]);
   });
 });
+
+describe('a /proc of other processes', () => {
+  it('is told', async () => {
+    const told = expectError(await runAfter('exec unshare --pid --fork', 'mount', ...given), 1);
+    expect(told.message).toMatch(/^\/proc does not show this process/);
+    expect(told.hint).toContain('mount -t proc');
+  });
+});
