@@ -32,6 +32,15 @@ export function listMounts(): MountEntry[] {
   return entries;
 }
 
+/** Whether what we mount is seen by part of this host's processes alone. Undefined: that may not be looked at. */
+export function hasOwnMounts(): boolean | undefined {
+  try {
+    return fs.readlinkSync('/proc/self/ns/mnt') !== fs.readlinkSync('/proc/1/ns/mnt');
+  } catch {
+    return undefined;
+  }
+}
+
 /** The topmost mount at exactly this path (which must be absolute and free of symbolic links), if there is one. */
 export function mountAt(mountpoint: string): MountEntry | undefined {
   return listMounts().findLast((entry) => entry.mountpoint === mountpoint);

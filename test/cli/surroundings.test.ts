@@ -81,3 +81,26 @@ describe('a /proc of other processes', () => {
     expect(told.hint).toContain('mount -t proc');
   });
 });
+
+describe('a mount namespace of its own', () => {
+  const unshared = (...args: string[]) => runAfter('exec unshare --mount', ...args);
+
+  it('is a reason to warn of the empty directory that others see', async () => {
+    const { exitCode, stderr } = await unshared('mount', ...given);
+    expect([exitCode, fs.readdirSync(chunkmount.tree('demo'))]).toEqual([0, []]);
+    expect(stderr).toMatch(/^chunkmount: warning: .* elsewhere \S+\/demo is an empty directory/);
+    await chunkmount.succeed('cleanup', '--name=demo');
+    expect(traces(chunkmount)).toEqual([]);
+  });
+
+  it('does not matter to a command that runs in it', async () => {
+    const told = await unshared('run', ...given, '--', 'true');
+    expect([told.stderr, told.exitCode]).toEqual(['', 0]);
+  });
+
+  it('is not what a session that is seen by all has', async () => {
+    const { stderr } = await runAfter('exec', 'mount', ...given);
+    await chunkmount.succeed('cleanup', '--name=demo');
+    expect(stderr).toBe('');
+  });
+});
