@@ -81,7 +81,7 @@ async function runIn(
     return result.exitCode ?? 128 + (result.signal === undefined ? 0 : constants.signals[result.signal]);
   } catch (error) {
     throw failed(`the command ${program} cannot be run`, {
-      hint: 'is it spelt right, is it on PATH, and may it be executed?',
+      hint: 'is it spelt right, is it on PATH, and may it be executed, and the current directory entered?',
       cause: error,
     });
   }

@@ -1,6 +1,6 @@
 import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { closeSync, openSync } from 'node:fs';
+import { accessSync, closeSync, constants, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { Options } from 'execa';
 import { failed, messageOf, systemCode } from '../errors.js';
@@ -46,9 +46,19 @@ const loadExeca = () => import('execa');
  */
 const OUR_DIRECTORY = '/proc/self/cwd';
 
+/** Who was started by root in root's home, as somebody else, may not go there; nor does any name that begins there lead anywhere. */
+function directoryForPrograms(): string {
+  try {
+    accessSync(OUR_DIRECTORY, constants.X_OK);
+    return OUR_DIRECTORY;
+  } catch {
+    return '/';
+  }
+}
+
 function options(given: RunOptions) {
   return {
-    cwd: given.cwd ?? OUR_DIRECTORY,
+    cwd: given.cwd ?? directoryForPrograms(),
     env: { ...given.env, LC_ALL: 'C' },
     stdin: given.input === undefined ? 'ignore' : 'pipe',
     reject: false,

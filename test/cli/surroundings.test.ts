@@ -104,3 +104,24 @@ describe('a mount namespace of its own', () => {
     expect(stderr).toBe('');
   });
 });
+
+describe('a current directory that this user may not enter', () => {
+  const home = chunkmount.path('home');
+  const user = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all';
+
+  beforeAll(() => {
+    fs.mkdirSync(home, { mode: 0o700 });
+    for (const directory of [chunkmount.stateDirectory, chunkmount.backupDirectory])
+      fs.mkdirSync(directory, { recursive: true });
+    fs.chmodSync(chunkmount.directory, 0o711);
+  });
+
+  it('keeps nobody from what needs no file of it', async () => {
+    const states = chunkmount.path('states');
+    fs.mkdirSync(states);
+    fs.chownSync(states, 65534, 65534);
+    const args = ['unlock', '--name=demo', `--statedir=${states}`];
+    const { exitCode, stderr } = await runAfter(`cd ${home} && ${user}`, ...args);
+    expect([exitCode, stderr]).toEqual([0, 'chunkmount: demo was not locked\n']);
+  });
+});
