@@ -205,13 +205,22 @@ function unknownVm(name: string): CheckResult {
   };
 }
 
+/** Their number, if the system knows no name. */
+function userName(): string {
+  try {
+    return os.userInfo().username;
+  } catch {
+    return String(process.getuid!());
+  }
+}
+
 function checkRoot(): CheckResult {
   const name = 'user';
   if (process.getuid!() === 0) return { name, state: 'ok', detail: 'root' };
   return {
     name,
     state: 'poor',
-    detail: os.userInfo().username,
+    detail: userName(),
     need: 'VMs and the kernel transport take root',
     fix: 'sudo chunkmount doctor',
   };

@@ -136,10 +136,21 @@ export function addBackupOptions(command: Command): Command {
     .option(...COMMIT_TIMEOUT_OPTION);
 }
 
+/** In containers there are users whom the system knows by nothing but their number: they have none. */
+function homeDirectory(): string {
+  try {
+    return os.homedir();
+  } catch {
+    return '/';
+  }
+}
+
 /** Where an ordinary user's sessions live. A relative path there counts as none: see the XDG Base Directory Specification. */
 function userDirectory(): string {
   const { XDG_STATE_HOME = '' } = process.env;
-  const states = path.isAbsolute(XDG_STATE_HOME) ? XDG_STATE_HOME : path.join(os.homedir(), '.local/state');
+  const states = path.isAbsolute(XDG_STATE_HOME)
+    ? XDG_STATE_HOME
+    : path.join(homeDirectory(), '.local/state');
   return path.join(states, 'chunkmount');
 }
 

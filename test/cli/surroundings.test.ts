@@ -13,7 +13,7 @@ const given = [`--image=${image}`, '--name=demo'];
 
 beforeAll(async () => {
   await requireAll(root, fuseDevice, build, program('unshare', 'util-linux'), program('losetup', 'mount'));
-  await requireAll(program('filefrag', 'e2fsprogs'));
+  await requireAll(program('filefrag', 'e2fsprogs'), program('python3'));
   fs.writeFileSync(image, noise(1024 * 1024, 1));
 });
 afterAll(() => chunkmount.close());
@@ -123,5 +123,28 @@ describe('a current directory that this user may not enter', () => {
     const args = ['unlock', '--name=demo', `--statedir=${states}`];
     const { exitCode, stderr } = await runAfter(`cd ${home} && ${user}`, ...args);
     expect([exitCode, stderr]).toEqual([0, 'chunkmount: demo was not locked\n']);
+  });
+});
+
+describe('a user whom the system does not know', () => {
+  const number = 54321;
+  const user = `exec env -u HOME setpriv --reuid=${number} --regid=${number} --clear-groups --inh-caps=-all`;
+  const asUser = (...args: string[]) =>
+    runAfter(`unset CHUNKMOUNT_STATEDIR CHUNKMOUNT_BACKUPDIR; ${user}`, ...args);
+
+  it('has no sessions', async () => {
+    const { exitCode, stderr } = await asUser('list');
+    expect([exitCode, stderr]).toEqual([0, 'chunkmount: there are no sessions\n']);
+  });
+
+  it('is called by number', async () => {
+    const { stdout } = await asUser('doctor', '--vm=odd');
+    expect(stdout).toMatch(new RegExp(`^poor {4}user: ${number}$`, 'm'));
+  });
+
+  it('is told what to give when a session cannot be begun', async () => {
+    const told = expectError(await asUser('mount', ...given), 1);
+    expect(told.message).toMatch(/^the state directory .* cannot be used/);
+    expect(told.hint).toContain('--statedir');
   });
 });
