@@ -1,6 +1,8 @@
 #!/usr/bin/env node
+import { closeSync, fstatSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
+import { isatty } from 'node:tty';
 import { type Command, CommanderError } from 'commander';
 import type { CommandContext } from './commands/context.js';
 import { addVerbs, createProgram } from './commands/program.js';
@@ -159,4 +161,17 @@ async function main(): Promise<number> {
   return received === undefined ? exitCode : 128 + constants.signals[received];
 }
 
-process.exit(await main());
+/** When it ends, Node.js sets back the modes of the terminals that it began on, and crashes if one is gone: the exit code would be lost. */
+function leaveGoneTerminals(): void {
+  for (const fd of [0, 1, 2]) {
+    try {
+      if (fstatSync(fd).isCharacterDevice() && !isatty(fd)) closeSync(fd);
+    } catch {
+      // It is closed.
+    }
+  }
+}
+
+const code = await main();
+leaveGoneTerminals();
+process.exit(code);

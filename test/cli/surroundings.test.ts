@@ -148,3 +148,28 @@ describe('a user whom the system does not know', () => {
     expect(told.hint).toContain('--statedir');
   });
 });
+
+/** Runs a command on a terminal of its own, which is gone when it has made the file; prints how the command ended. */
+const HANG_UP = `
+import os, pty, sys, time
+pid, terminal = pty.fork()
+if pid == 0: os.execvp(sys.argv[2], sys.argv[2:])
+while not os.path.exists(sys.argv[1]): time.sleep(0.05)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+`;
+
+describe('a terminal that hangs up', () => {
+  it('ends run with the exit code of the signal, after cleaning up', async () => {
+    const marker = chunkmount.path('marker');
+    const command = ['run', ...given, '--', 'sh', '-c', `touch ${marker}; sleep 60`];
+    const args = ['-c', HANG_UP, marker, process.execPath, CLI, ...command];
+    const { stdout } = await execa('python3', args, {
+      env: chunkmount.env,
+      stdin: 'ignore',
+      timeout: 60_000,
+    });
+    expect(stdout).toBe('129');
+    expect(traces(chunkmount)).toEqual([]);
+  });
+});
