@@ -7,7 +7,7 @@ import type { MapLine } from './map-line.js';
 import type { ImageSource } from './sources.js';
 
 /** QEMU counts disks in these, and rounds an odd-sized raw file up. */
-export const SECTOR_SIZE = 512;
+const SECTOR_SIZE = 512;
 
 export function roundToSector(bytes: number): number {
   return Math.ceil(bytes / SECTOR_SIZE) * SECTOR_SIZE;

@@ -75,7 +75,7 @@ function removeMountpoint(mountpoint: string): void {
 }
 
 /** Ends a raw view: storage daemon, mount, mountpoint. Keeps the contract of UndoHandler. */
-export const undoRawView: UndoHandler = async (entry, { signal }) => {
+const undoRawView: UndoHandler = async (entry, { signal }) => {
   const record = v.parse(recordSchema, entry.data);
   for (const identity of findDaemons(record)) await endProcess(identity);
   await unmount(record.mountpoint, signal);

@@ -13,7 +13,7 @@ import type { ImageChain } from './image-layer.js';
 /** Journal kind of a raw view; its data is RawViewRecord. */
 export const RAW_VIEW = 'raw-view';
 
-export const STORAGE_DAEMON = 'qemu-storage-daemon';
+const STORAGE_DAEMON = 'qemu-storage-daemon';
 
 const READY_TIMEOUT_MS = 30_000;
 const POLL_MS = 10;

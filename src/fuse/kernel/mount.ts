@@ -7,7 +7,7 @@ import { MAX_READ } from '../wire/init.js';
 const DEVICE = '/dev/fuse';
 
 /** The type in mountinfo of all mounts that we make this way. */
-export const MOUNT_TYPE = 'fuse.chunkmount';
+const MOUNT_TYPE = 'fuse.chunkmount';
 
 /** KiB that the kernel reads ahead on our mount: one READ for a whole chunk of up to this size. */
 const READ_AHEAD_KB = { least: 256, most: 1024 };

@@ -14,7 +14,7 @@ const CHANGE_TIMEOUT_MS = 3_600_000;
 const CHANGE_SLOW_MS = 20_000;
 
 /** Marks what is ours in `lvs -o +lv_tags`, for people; what may be removed the journal says. */
-export const LVM_TAG = 'chunkmount';
+const LVM_TAG = 'chunkmount';
 
 /** lvm2's exit code for a command that could not do what was asked: ECMD_FAILED of lib/commands/errors.h. */
 const LVM_FAILED = 5;

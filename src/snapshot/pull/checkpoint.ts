@@ -27,7 +27,7 @@ const checkpointRecord = v.object({
 export type CheckpointRecord = v.InferOutput<typeof checkpointRecord>;
 
 /** The record of a `checkpoint` entry. Throws if the journal holds something else. */
-export function readCheckpointRecord(entry: JournalEntry): CheckpointRecord {
+function readCheckpointRecord(entry: JournalEntry): CheckpointRecord {
   return v.parse(checkpointRecord, entry.data);
 }
 
