@@ -2,16 +2,17 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { failed } from '../errors.js';
 import { run } from '../host/exec.js';
+import { timeFor } from '../host/time-for.js';
 import { chainNode } from '../image/block-node.js';
 import { readChain } from '../image/chain.js';
 import type { ImageReference } from '../image/image-reference.js';
 import { imageInfo } from '../image/qemu-img.js';
+import { watchGrowth } from '../image/watch-growth.js';
 import type { Reporter } from '../report/reporter.js';
 import type { Journal, JournalEntry } from '../session/journal.js';
 import type { UndoHandler } from '../session/undo.js';
 import { type DiskCopy, numberText } from './chain-record.js';
 import { copyFile, sumOf, syncFile } from './file-copy.js';
-import { watchGrowth } from './growth.js';
 
 export const COPY_KIND = 'chain-copy';
 
@@ -19,7 +20,6 @@ export const COPY_KIND = 'chain-copy';
 const LEAKS = 3;
 /** Even a slow disk gets this far in a second: the bound for a copy that hangs. */
 const SLOWEST_BYTES_PER_SECOND = 1024 * 1024;
-const LEAST_TIMEOUT_MS = 600_000;
 
 /**
  * How the copy of a frozen image is made. full: all of the disk, in a copy that lies on nothing. layer: the frozen layer is one of
@@ -51,7 +51,7 @@ export interface MadeCopy {
 }
 
 function timeoutFor(bytes: number): number {
-  return LEAST_TIMEOUT_MS + (bytes / SLOWEST_BYTES_PER_SECOND) * 1000;
+  return timeFor(bytes, SLOWEST_BYTES_PER_SECOND);
 }
 
 /** The name of a file that is being made: unique, so that whoever finds it in the journal knows that it is ours. */

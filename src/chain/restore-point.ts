@@ -4,18 +4,18 @@ import { failed, systemCode, usage } from '../errors.js';
 import { fsyncDirectory, inheritAccess } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { identify } from '../host/process-identity.js';
+import { timeFor } from '../host/time-for.js';
 import { chainNode } from '../image/block-node.js';
 import type { ImageLayer } from '../image/image-layer.js';
 import { refuseIfUsedByQemu } from '../image/image-lock.js';
 import { imageInfo } from '../image/qemu-img.js';
+import { watchGrowth } from '../image/watch-growth.js';
 import type { Reporter } from '../report/reporter.js';
 import { type ChainRecord, type DiskCopy, type Point, readChainRecord } from './chain-record.js';
 import { checkCopies } from './check-copies.js';
 import { syncFile } from './file-copy.js';
-import { watchGrowth } from './growth.js';
 
 const DAY_MS = 86_400_000;
-const LEAST_TIMEOUT_MS = 600_000;
 const SLOWEST_BYTES_PER_SECOND = 1024 * 1024;
 
 export interface RestorePointRequest {
@@ -146,7 +146,7 @@ export async function restorePoint(request: RestorePointRequest, record: ChainRe
   try {
     const done = watchGrowth(part, { label: `restoring ${copy.target}`, bytes, reporter });
     try {
-      const timeoutMs = LEAST_TIMEOUT_MS + (bytes / SLOWEST_BYTES_PER_SECOND) * 1000;
+      const timeoutMs = timeFor(bytes, SLOWEST_BYTES_PER_SECOND);
       await run('qemu-img', ['convert', '-f', 'qcow2', '-O', format, source, part], { timeoutMs, signal });
     } finally {
       done();

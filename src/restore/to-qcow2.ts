@@ -1,13 +1,13 @@
 import * as fs from 'node:fs';
 import { failed, systemCode } from '../errors.js';
 import { run } from '../host/exec.js';
+import { timeFor } from '../host/time-for.js';
 import type { Reporter } from '../report/reporter.js';
 
 export type Compression = 'zlib' | 'zstd';
 
 /** Even zlib on a slow processor gets this far in a second: the bound for a conversion that hangs. */
 const SLOWEST_BYTES_PER_SECOND = 2 * 1024 * 1024;
-const LEAST_TIMEOUT_MS = 600_000;
 const TICK_MS = 500;
 const SECTOR_BYTES = 512;
 
@@ -51,7 +51,7 @@ export async function convertToQcow2(request: ConvertRequest): Promise<void> {
   const { raw, qcow2, compression, signal } = request;
   const compress = compression === undefined ? [] : ['-c', '-o', `compression_type=${compression}`];
   const args = ['convert', '-f', 'raw', '-O', 'qcow2', ...compress, raw, qcow2];
-  const timeoutMs = LEAST_TIMEOUT_MS + (fs.statSync(raw).size / SLOWEST_BYTES_PER_SECOND) * 1000;
+  const timeoutMs = timeFor(fs.statSync(raw).size, SLOWEST_BYTES_PER_SECOND);
   // qemu-img would make it readable for all; opened first, it keeps our mode.
   fs.closeSync(openNew(qcow2));
   const end = watch(request);

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { runFilter } from '../../host/exec.js';
+import { timeFor } from '../../host/time-for.js';
 import { ExtentMapBuilder } from '../../image/extent-map-builder.js';
 import { closeSources, openSources } from '../../image/sources.js';
 import type { Reporter } from '../../report/reporter.js';
@@ -39,7 +40,6 @@ export interface DumpedImage {
 
 /** Even xz on a slow processor gets this far in a second: the bound for a compressor that hangs. */
 const SLOWEST_BYTES_PER_SECOND = 512 * 1024;
-const LEAST_TIMEOUT_MS = 600_000;
 
 /** Writes one disk as an image, and syncs it. What there is of it when this throws is for the caller to remove. */
 export async function dumpImage(request: DumpImageRequest): Promise<DumpedImage> {
@@ -109,7 +109,7 @@ async function compress(
   const { sessionDirectory, target, disk, signal } = request;
   const name = path.join(sessionDirectory, target);
   const [input, compressed] = await openPipes(`${name}.in`, `${name}.out`);
-  const timeoutMs = LEAST_TIMEOUT_MS + (disk.virtualSize / SLOWEST_BYTES_PER_SECOND) * 1000;
+  const timeoutMs = timeFor(disk.virtualSize, SLOWEST_BYTES_PER_SECOND);
   const ends = { stdin: input.read, stdout: compressed.write };
   const pipe = { kind: 'pipe', fd: input.write, path: `the pipe to ${program}` } as const;
   const [writing, reading, running] = await Promise.all([

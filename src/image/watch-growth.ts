@@ -11,14 +11,16 @@ export function watchGrowth(
 ): () => void {
   const task = reporter.progress(label, bytes);
   let shown = 0;
-  const timer = setInterval(() => {
+  const show = () => {
     const size = (fs.statSync(file, { throwIfNoEntry: false })?.blocks ?? 0) * SECTOR_BYTES;
     const now = Math.min(size, bytes);
     if (now > shown) task.advance(now - shown);
     shown = Math.max(now, shown);
-  }, TICK_MS);
+  };
+  const timer = setInterval(show, TICK_MS);
   return () => {
     clearInterval(timer);
+    show();
     task.end();
   };
 }
