@@ -11,6 +11,15 @@ describe.each(['borg', 'rclone', 'restic', 'rsync'])('%s-daily', (name) => {
   });
 });
 
+describe('rclone-daily', () => {
+  it('does not begin when it is to keep what is no number', async () => {
+    const script = path.join(EXAMPLES, 'rclone/rclone-daily');
+    const { exitCode, stderr } = await run(script, ['mail01'], { accept: [2], env: { KEEP: 'all' } });
+    const expected = 'rclone-daily: KEEP=all is no number of directories\n';
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expected });
+  });
+});
+
 describe('rsync-daily', () => {
   it.each(['0', '-1', 'all'])('does not begin when it is to keep %s backups', async (keep) => {
     const script = path.join(EXAMPLES, 'rsync/rsync-daily');
