@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { chunkLength, geometry } from '../../src/chunks/geometry.js';
 import { beginAudit } from '../../src/content-index/audit.js';
+import { RateLimit, sharedRate } from '../../src/content-index/rate-limit.js';
 import { type DiskReader, Resolver, type ZeroMap } from '../../src/content-index/resolver.js';
 import {
   AUDIT_DONE,
@@ -14,6 +15,7 @@ import {
   MISMATCH_LATE,
   RESOLVED,
   ROWS_PER_BLOCK,
+  type Rows,
   STOP,
   TRUST,
   TRUSTED,
@@ -53,11 +55,12 @@ function content(): Buffer {
   return Buffer.concat(Array.from({ length: COUNT }, (_, chunk) => Buffer.alloc(CHUNK, chunk)));
 }
 
-/** The index of a session that read `bytes`. */
-function indexed(bytes: Buffer) {
+/** The index of a session that read `bytes`, with rows that are changed before it is saved. */
+function indexed(bytes: Buffer, change: (rows: Rows) => void = () => {}) {
   const rows = createRows(COUNT);
   const before = { snapshot: 500, newest: 0, unsettled: 0 };
   scanDisk(new Resolver(disk, rows, new MemoryDisk(bytes), NO_ZEROS, hasher, before, undefined));
+  change(rows);
   indexes.save(header(COUNT), rows);
   return indexes.open();
 }
@@ -111,24 +114,57 @@ describe('rows that a tracker calls unchanged', () => {
     expect(tracked(content(), stored, { falseZeros: [0] }).resolver.resolve(0)).toBe(DATA);
   });
 
-  it('are kept across the blocks of the index, and the last one although it is short', () => {
-    const count = 2 * ROWS_PER_BLOCK + 3;
-    const cut = geometry(count * CHUNK - 100, CHUNK);
-    const known = knownRows(count);
-    const zeros = [0, ROWS_PER_BLOCK, count - 1];
-    for (const chunk of zeros) hasher.hash(new Uint8Array(chunkLength(cut, chunk)), known.hashes, chunk * 2);
-    indexes.save(header(count, { diskSize: cut.size }), known);
-    const rows = createRows(count);
-    const written = ROWS_PER_BLOCK + 7;
-    beginAudit(rows, new Uint32Array(), [{ first: written, end: written + 1 }]);
-    const reader = new MemoryDisk(Buffer.alloc(count * CHUNK, 1));
-    const plan = { samples: new Uint32Array(), falseZeros: [] };
-    scanDisk(new Resolver(cut, rows, reader, NO_ZEROS, hasher, TIMES, indexes.open(), plan));
-    expect([...reader.read_]).toEqual([written]);
-    expect([KEPT, RESOLVED, CHANGED].map((slot) => rows.control[slot])).toEqual([count - 1, count, 1]);
-    expect(Array.from(rows.states.keys()).filter((chunk) => rows.states[chunk] === ZERO)).toEqual(zeros);
-    expect(rowOf(rows, count - 2)).toEqual(rowOf(known, count - 2));
+  it.each([0, 1])('are no zeros if only half %i of their hash says so', (half) => {
+    const stored = indexed(content(), ({ hashes }) => {
+      hashes[5 * 2 + half] = hashes[half]!;
+    });
+    expect(tracked(content(), stored).resolver.resolve(5)).toBe(DATA);
   });
+
+  it.each([0, 1])('are not believed when half %i of the hash of a sample differs', (half) => {
+    const stored = indexed(content(), ({ hashes }) => {
+      hashes[4 * 2 + half]! ^= 1;
+    });
+    const { rows, resolver } = tracked(content(), stored, { samples: [3, 4] });
+    expect(resolver.audit.passed()).toBe(false);
+    expect(rows.control[MISMATCH]).toBe(4 + 1);
+  });
+
+  it('are paid for only where they are a sample', () => {
+    const given = { samples: [3, 12], changed: [{ first: 6, end: 9 }] };
+    const { resolver } = tracked(content(), indexed(content()), given);
+    const limit = new RateLimit(sharedRate(1e9));
+    const paid: number[] = [];
+    limit.pay = (bytes) => paid.push(bytes) > 0;
+    scanDisk(resolver, limit);
+    expect(paid).toEqual([CHUNK, CHUNK, 3 * CHUNK]);
+  });
+
+  it.each<[string, (resolver: Resolver) => void]>([
+    ['by a scanner', scanDisk],
+    ['all at once', (resolver) => resolver.resolveRange(0, resolver.disk.chunkCount)],
+  ])(
+    'are kept across the blocks of the index, and the last one although it is short: %s',
+    (_, resolveAll) => {
+      const count = 2 * ROWS_PER_BLOCK + 3;
+      const cut = geometry(count * CHUNK - 100, CHUNK);
+      const known = knownRows(count);
+      const zeros = [0, ROWS_PER_BLOCK, count - 1];
+      for (const chunk of zeros)
+        hasher.hash(new Uint8Array(chunkLength(cut, chunk)), known.hashes, chunk * 2);
+      indexes.save(header(count, { diskSize: cut.size }), known);
+      const rows = createRows(count);
+      const written = ROWS_PER_BLOCK + 7;
+      beginAudit(rows, new Uint32Array(), [{ first: written, end: written + 1 }]);
+      const reader = new MemoryDisk(Buffer.alloc(count * CHUNK, 1));
+      const plan = { samples: new Uint32Array(), falseZeros: [] };
+      resolveAll(new Resolver(cut, rows, reader, NO_ZEROS, hasher, TIMES, indexes.open(), plan));
+      expect([...reader.read_]).toEqual([written]);
+      expect([KEPT, RESOLVED, CHANGED].map((slot) => rows.control[slot])).toEqual([count - 1, count, 1]);
+      expect(Array.from(rows.states.keys()).filter((chunk) => rows.states[chunk] === ZERO)).toEqual(zeros);
+      expect(rowOf(rows, count - 2)).toEqual(rowOf(known, count - 2));
+    },
+  );
 
   it.each(['resolve', 'scan'])('are all read when one of the samples has changed (%s)', (how) => {
     const stored = indexed(content());

@@ -5,6 +5,7 @@ import type { ChunkHasher } from '../../src/chunks/chunk-hash.js';
 import { ensureBlock, StoredIndex, sections } from '../../src/content-index/index-file.js';
 import { createRows, DAMAGED_BLOCKS, ROWS_PER_BLOCK, type Rows } from '../../src/content-index/rows.js';
 import { saveIndex } from '../../src/content-index/save-index.js';
+import { isOpen } from '../support/descriptors.js';
 import { hasher, header, knownRows, rowOf, SampleIndexes } from './sample-index.js';
 
 const indexes = new SampleIndexes();
@@ -151,6 +152,13 @@ describe('an index file that cannot be used', () => {
       return bytes;
     });
     expect(open()).toMatch(/is (cut off|damaged)$/);
+  });
+
+  it('does not stay open', () => {
+    indexes.save(header(10), knownRows(10));
+    flip(20);
+    expect(open()).toContain('is damaged');
+    expect(isOpen(indexes.file)).toBe(false);
   });
 
   it('is refused with a chunk size of 0', () => {

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ChunkHasher } from '../../src/chunks/chunk-hash.js';
 import { type Geometry, geometry } from '../../src/chunks/geometry.js';
 import type { StoredIndex } from '../../src/content-index/index-file.js';
-import { type DiskReader, Resolver, type ZeroMap } from '../../src/content-index/resolver.js';
+import { RateLimit, sharedRate } from '../../src/content-index/rate-limit.js';
+import { Resolver } from '../../src/content-index/resolver.js';
 import {
   CHANGED,
   createRows,
@@ -20,73 +21,14 @@ import {
 } from '../../src/content-index/rows.js';
 import { scanDisk } from '../../src/content-index/scan.js';
 import { build, requireAll } from '../support/requirements.js';
+import { hashOf, MemoryDisk, NO_ZEROS, noise, onDisk, TIMES, withByte } from './memory-disk.js';
 import { CHUNK, hasher, header, rowOf, SampleIndexes } from './sample-index.js';
 
-const TIMES = { snapshot: 1000, newest: 900, unsettled: 0 };
 const LARGE = 256 * 1024;
-const NO_ZEROS: ZeroMap = { isZero: () => false };
 
 const indexes = new SampleIndexes();
 beforeAll(() => requireAll(build));
 afterAll(() => indexes.remove());
-
-/** A disk in memory whose chunks in `bad` cannot be read. */
-class MemoryDisk implements DiskReader {
-  readonly reads: [position: number, length: number][] = [];
-
-  constructor(
-    readonly bytes: Buffer,
-    readonly bad: readonly number[] = [],
-  ) {}
-
-  read(position: number, length: number, buffer: Uint8Array, offset: number): void {
-    this.reads.push([position, length]);
-    const touches = (chunk: number) => chunk * CHUNK < position + length && (chunk + 1) * CHUNK > position;
-    if (this.bad.some(touches)) throw new Error('bad sector');
-    buffer.set(this.bytes.subarray(position, position + length), offset);
-  }
-}
-
-function noise(length: number): Buffer {
-  const bytes = Buffer.alloc(length);
-  for (let i = 0; i < length; i++) bytes[i] = (Math.imul(i + 1, 2654435761) >>> 24) | 1;
-  return bytes;
-}
-
-function withByte(length: number, position: number): Buffer {
-  const bytes = Buffer.alloc(length);
-  bytes[position] = 1;
-  return bytes;
-}
-
-interface Case {
-  readonly reader: MemoryDisk;
-  readonly rows: Rows;
-  readonly resolver: Resolver;
-}
-
-interface Changes {
-  bad?: readonly number[];
-  zeroMap?: ZeroMap;
-  hash?: ChunkHasher;
-  stored?: StoredIndex;
-  chunkSize?: number;
-}
-
-function onDisk(bytes: Buffer, changes: Changes = {}): Case {
-  const { bad, zeroMap = NO_ZEROS, hash = hasher, stored, chunkSize = CHUNK } = changes;
-  const disk = geometry(bytes.length, chunkSize);
-  const reader = new MemoryDisk(bytes, bad);
-  const rows = createRows(disk.chunkCount);
-  const resolver = new Resolver(disk, rows, reader, zeroMap, hash, TIMES, stored);
-  return { reader, rows, resolver };
-}
-
-function hashOf(bytes: Uint8Array): readonly [number, number] {
-  const into = new Uint32Array(2);
-  hasher.hash(bytes, into, 0);
-  return [into[0]!, into[1]!];
-}
 
 describe('resolve', () => {
   it.each([1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 500])(
@@ -153,6 +95,20 @@ describe('times', () => {
     expect([resolver.resolve(0), resolver.resolve(1)]).toEqual([ZERO, DATA]);
     previous.close();
     expect([...rows.mtimes]).toEqual([1000, 1000]);
+  });
+
+  it.each([0, 1])('change when half %i of the hash does', (half) => {
+    const bytes = noise(2 * CHUNK);
+    const before = onDisk(bytes);
+    before.resolver.resolveRange(0, 2);
+    before.rows.hashes[2 + half]! ^= 1;
+    indexes.save(header(2), before.rows);
+    const previous = indexes.open();
+    const { rows, resolver } = onDisk(bytes, { stored: previous });
+    resolver.resolveRange(0, 2);
+    previous.close();
+    expect([...rows.mtimes]).toEqual([1000, 1001]);
+    expect(rowOf(rows, 1).slice(0, 2)).toEqual(hashOf(bytes.subarray(CHUNK)));
   });
 
   it('of chunks that were not there before are later than all', () => {
@@ -247,6 +203,11 @@ describe('a chunk that is larger than what is read at once', () => {
     expect(rowOf(rows, 0)).toEqual([...hashOf(Buffer.alloc(LARGE)), 1000]);
   });
 
+  it.each([0, LARGE - 1])('is no zeros when all but byte %i of it are', (position) => {
+    const { resolver } = onDisk(withByte(LARGE, position), { chunkSize: LARGE });
+    expect(resolver.resolve(0)).toBe(DATA);
+  });
+
   it('of which the end cannot be read is unreadable, and the next one is not', () => {
     const bad = [LARGE / CHUNK - 1];
     const { resolver } = onDisk(noise(2 * LARGE), { chunkSize: LARGE, bad });
@@ -297,6 +258,21 @@ describe('scanDisk', () => {
     scanDisk(resolver);
     expect(rows.control[RESOLVED]).toBe(3001);
     expect(rows.states.includes(UNKNOWN)).toBe(false);
+  });
+
+  it.each([true, false])('reads nothing before it is paid for, and zeros are free (%s)', (mayRead) => {
+    const zeroMap = { isZero: (at: number) => at >= 6 * CHUNK };
+    const { reader, resolver } = onDisk(noise(8 * CHUNK), { zeroMap });
+    // A batch is what may be read in a quarter of a second.
+    const limit = new RateLimit(sharedRate(16 * CHUNK));
+    const paid: [bytes: number, reads: number][] = [];
+    limit.pay = (bytes) => {
+      paid.push([bytes, reader.reads.length]);
+      return mayRead;
+    };
+    scanDisk(resolver, limit);
+    expect(paid).toEqual([[4 * CHUNK, 0], ...(mayRead ? [[2 * CHUNK, 1]] : [])]);
+    expect(reader.reads).toHaveLength(mayRead ? 2 : 0);
   });
 
   it('ends when told to', () => {
