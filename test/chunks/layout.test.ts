@@ -5,6 +5,7 @@ import {
   chunkName,
   chunkPath,
   directoryNames,
+  directoryPath,
   LAYOUT_KINDS,
   layoutOf,
   subdirectories,
@@ -80,6 +81,11 @@ describe.each(layouts)('the layout of $kind', (layout) => {
       expect(layout.parseDirectoryName(0, 0, name)).toBe(-1);
     },
   );
+
+  it('finds no chunk by its path in another directory', () => {
+    const moved = `${directoryPath(layout, 0x1a1)}/${chunkName(layout, 0x1a2f3)}`;
+    expect(resolve(layout, moved)).not.toBe(0x1a2f3);
+  });
 
   it('leads to every directory of a disk, once', () => {
     for (const chunks of [0, 1, 256, 257, 65536, 65537, 300_000]) {
