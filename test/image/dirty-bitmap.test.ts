@@ -35,7 +35,7 @@ describe('dirty ranges', () => {
     ['an end that is too early', [line(0, 1024, true)]],
     ['an end that is too late', [line(0, 4096, false)]],
     ['nothing at all', []],
-    ['an extent without length', [line(0, 0, true)]],
+    ['an extent without length', [line(0, 0, true), line(0, 2048, false)]],
     ['another answer', ['{"start": 0, "length": "2048"}']],
     ['no JSON', ['qemu-img: warning']],
   ])('are refused with %s', (_, lines) => {

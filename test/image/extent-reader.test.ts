@@ -6,6 +6,7 @@ import { ZERO_SOURCE } from '../../src/image/extent-map.js';
 import { DiskReadError, ExtentReader } from '../../src/image/extent-reader.js';
 import type { ImageReference } from '../../src/image/image-reference.js';
 import { closeSources, openSources } from '../../src/image/sources.js';
+import { isOpen } from '../support/descriptors.js';
 import { noise, overlay, temporaryDirectory } from '../support/images.js';
 import { program, requireAll } from '../support/requirements.js';
 import { mapOf } from './extents.js';
@@ -76,8 +77,11 @@ describe('a file that becomes shorter while it is open', () => {
   it('between inspection and opening: refused', async () => {
     const image = fileOf('early.raw', 8192);
     const { sources, virtualSize } = await inspect(image);
+    const whole = fileOf('whole.raw', 8192);
+    const both = [...(await inspect(whole)).sources, ...sources];
     fs.truncateSync(image.path, 4096);
-    expect(() => openSources(sources, virtualSize)).toThrow(image.path);
+    expect(() => openSources(both, virtualSize)).toThrow(image.path);
+    expect([image, whole].filter((file) => isOpen(file.path))).toEqual([]);
     fs.rmSync(image.path);
     expect(() => openSources(sources, virtualSize)).toThrow(image.path);
   });

@@ -1,7 +1,11 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ChunkmountError } from '../../src/errors.js';
-import { parseFileExtent } from '../../src/image/file-extents.js';
+import { isSameMap, parseFileExtent, readFileExtents } from '../../src/image/file-extents.js';
+import { temporaryDirectory } from '../support/images.js';
+import { extents, mapOf } from './extents.js';
 
 describe('a line of filefrag -v -b1', () => {
   it.each([
@@ -95,4 +99,70 @@ describe('a line of filefrag -v -b1', () => {
       }),
     );
   });
+});
+
+describe('filefrag', () => {
+  const SIZE = 8192;
+  const { PATH } = process.env;
+  let directory: string;
+  let fd: number;
+  beforeEach(() => {
+    directory = temporaryDirectory();
+    const file = path.join(directory, 'disk.raw');
+    fs.writeFileSync(file, Buffer.alloc(SIZE));
+    fd = fs.openSync(file, 'r');
+  });
+  afterEach(() => {
+    process.env.PATH = PATH;
+    fs.closeSync(fd);
+    fs.rmSync(directory, { recursive: true });
+  });
+
+  /** What is read from a filefrag that says these lines. */
+  function read(...lines: readonly string[]) {
+    const script = `#!/bin/sh\ncat <<'END'\n${lines.join('\n')}\nEND\n`;
+    fs.writeFileSync(path.join(directory, 'filefrag'), script, { mode: 0o755 });
+    process.env.PATH = `${directory}:${PATH}`;
+    return readFileExtents(fd);
+  }
+
+  const HEAD = 'File size of /proc/self/fd/3 is 8192 (8192 blocks of 1 bytes)';
+  const FIRST = '   0:        0..    4095:      65536..     69631:   4096:             shared';
+  const END = '/proc/self/fd/3: 1 extent found';
+
+  it('tells where data is; all else is zeros', async () => {
+    const expected = mapOf([
+      { length: 4096, source: 0, offset: 65536 },
+      { length: 4096, source: 255, offset: 0 },
+    ]);
+    expect(isSameMap(await read(HEAD, FIRST, END), expected)).toBe(true);
+  });
+
+  it.each([
+    ['was cut off', [HEAD, FIRST], /did not tell all/],
+    ['tells another size', [HEAD.replace('8192', '8193'), FIRST, END], /the file changed/],
+    ['tells a place twice', [HEAD, FIRST, FIRST, END], /overlap/],
+  ])('is not believed when it %s', async (_, lines, reason) => {
+    await expect(read(...lines)).rejects.toThrow(reason);
+  });
+});
+
+it('maps are the same when they tell the same of each byte', () => {
+  fc.assert(
+    fc.property(extents, extents, (a, b) => {
+      const list = (of: typeof a) => {
+        const map = mapOf(of);
+        return Array.from({ length: map.count }, (_, extent) => [
+          map.startOf(extent),
+          map.endOf(extent),
+          map.sourceOf(extent),
+          map.offsetOf(extent),
+        ]);
+      };
+      const same = JSON.stringify(list(a)) === JSON.stringify(list(b));
+      expect(isSameMap(mapOf(a), mapOf(b))).toBe(same);
+      const moved = a.map((one) => ({ ...one, offset: one.offset + 1 }));
+      expect(isSameMap(mapOf(a), mapOf(moved))).toBe(list(a).every(([, , source]) => source === 255));
+    }),
+  );
 });

@@ -76,6 +76,12 @@ describe('ordered rule from a map line to a source', () => {
   });
 });
 
+it('data of a block device, whose size no file tells, lies in it', () => {
+  const map = new LayeredMap([layer('/dev/x', 'qcow2', { device: true, fileSize: 0 })]);
+  map.add({ start: 0, length: DISK, depth: 0, zero: false, data: true, offset: 65536 });
+  expect(map.finish().sources).toEqual([{ kind: 'file', path: '/dev/x', size: 0 }]);
+});
+
 describe('lines that do not add up are refused', () => {
   const zeros = (start: number, length: number): MapLine => ({
     start,
