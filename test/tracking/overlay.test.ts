@@ -218,6 +218,11 @@ describe('nothing is known, when', () => {
       /may have been written by others/,
     ],
     [
+      'it was being merged',
+      (kept) => [{ ...kept, data: { ...kept.data, committing: true } }],
+      /may have been written by others/,
+    ],
+    [
       'a block device was written before the host was started again',
       (kept) => [{ ...kept, data: { ...kept.data, baseMark: undefined } }],
       /may have been written by others/,
@@ -226,6 +231,35 @@ describe('nothing is known, when', () => {
   ])('%s', async (_, odd, reason) => {
     const { facts, kept } = await first();
     expect(await second(facts, await odd(kept))).toEqual({
+      kind: 'unknown',
+      reason: expect.stringMatching(reason),
+    });
+  });
+
+  type Layers = readonly Readonly<Record<string, unknown>>[];
+  const same = (layers: Layers) => layers;
+  const changed = (number: number, change: Readonly<Record<string, unknown>>) => (layers: Layers) =>
+    layers.map((layer, at) => (at === number ? { ...layer, ...change } : layer));
+
+  // Layers, top first: the base and the template; now the overlay is above them.
+  it.each<[what: string, then: (layers: Layers) => Layers, now: (layers: Layers) => Layers, reason: RegExp]>([
+    ['a layer was put below', (layers) => layers.slice(0, 1), same, /more or fewer layers/],
+    ['the base was read in another format', changed(0, { format: 'raw' }), same, /base\.qcow2 is another/],
+    ['a layer was read in another format', changed(1, { format: 'qcow2' }), same, /template\.raw is another/],
+    ['the overlay is read in another format', same, changed(0, { format: 'raw' }), /was replaced/],
+    [
+      'a layer does not tell whether it was written',
+      changed(1, { mark: null }),
+      changed(2, { mark: null }),
+      /template\.raw may have been written/,
+    ],
+  ])('%s', async (_, then, now, reason) => {
+    const { facts, kept } = await first();
+    const disk = await diskOf(overlay, { kept: [kept], keep: false });
+    const found = await factsOf(disk);
+    const before = { ...facts, layers: then(facts.layers as Layers) };
+    const today = { ...found, layers: now(found.layers as Layers) };
+    expect(await overlayTracker.changesSince(before, today, { disk, reporter: silentReporter })).toEqual({
       kind: 'unknown',
       reason: expect.stringMatching(reason),
     });
@@ -258,5 +292,14 @@ it('facts hold as long as nothing that was frozen is written', async () => {
   await qemuIo(overlay, 'qcow2', 'write -P 5 0 512');
   expect(overlayTracker.stillHolds(facts)).toBe(true);
   await qemuIo(template, 'raw', 'write -P 5 0 512');
+  expect(overlayTracker.stillHolds(facts)).toBe(false);
+});
+
+it.each(['overlay', 'base'])('facts do not hold when the %s was replaced by its copy', async (which) => {
+  const { facts } = await first();
+  const file = which === 'overlay' ? overlay : base;
+  fs.cpSync(file, `${file}.copy`, { preserveTimestamps: true });
+  expect(overlayTracker.stillHolds(facts)).toBe(true);
+  fs.renameSync(`${file}.copy`, file);
   expect(overlayTracker.stillHolds(facts)).toBe(false);
 });

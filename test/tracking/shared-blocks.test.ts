@@ -55,6 +55,7 @@ describe('maps of any form', () => {
     list: Parameters<typeof mapOf>[0],
     size: number,
     blocks: ExtentMap,
+    below = 'below',
   ): MappedDisk {
     const cut = mapOf([...list, { length: size, source: 255, offset: 0 }]);
     const pieces = [];
@@ -65,15 +66,17 @@ describe('maps of any form', () => {
     }
     const sources: ImageSource[] = Array.from({ length: 255 }, () => ({ kind: 'view' }));
     sources[0] = { kind: 'file', path: file, size: FILE_SIZE };
-    sources[1] = { kind: 'file', path: 'below', size: FILE_SIZE };
+    sources[1] = { kind: 'file', path: below, size: FILE_SIZE };
     return { file, extents: mapOf(pieces), sources, blocks };
   }
 
   it('differ exactly where no place is the same', () => {
+    const below = fc.constantFrom('below', 'another');
+    const maps = fc.tuple(extents, extents, extents, extents);
     fc.assert(
-      fc.property(extents, extents, extents, extents, fc.nat(60), (a, b, oldBlocks, newBlocks, size) => {
+      fc.property(maps, fc.nat(60), below, ([a, b, oldBlocks, newBlocks], size, lower) => {
         const before = disk('old', a, size, fileOf(oldBlocks));
-        const now = disk('new', b, size, fileOf(newBlocks));
+        const now = disk('new', b, size, fileOf(newBlocks), lower);
         const ranges = differentRanges(before, now);
         expectInOrder(ranges);
         const then = places(before);
