@@ -63,9 +63,12 @@ describe.each<[FileSystemKind, string[]]>([
   it('may have changed when its file system was mounted anew', async () => {
     const { facts } = await look();
     await system.mountAnew();
-    expect(await changesSince(facts)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+    // Btrfs takes any free number for its device: another one if somebody mounted something meanwhile.
+    const reason =
+      kind === 'btrfs' ? expect.stringMatching(/ was mounted anew|\.raw is another file$/) : MOUNTED_ANEW;
+    expect(await changesSince(facts)).toEqual({ kind: 'unknown', reason });
     const { mountings: _, ...older } = facts;
-    expect(await changesSince(older)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+    expect(await changesSince(older)).toEqual({ kind: 'unknown', reason });
   });
 
   // Btrfs writes nothing in place, and has no such switch.
