@@ -1,5 +1,8 @@
+import * as path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { createHasher } from '../../src/chunks/chunk-hash.js';
+import { StoredIndex } from '../../src/content-index/index-file.js';
+import { saveIndex } from '../../src/content-index/save-index.js';
 import { ChunkFilesystem } from '../../src/fuse/chunk-filesystem.js';
 import type { Attributes } from '../../src/fuse/filesystem.js';
 import { CHUNK, type Look, noise, type Piece, SampleTrees, SNAPSHOT } from './sample-tree.js';
@@ -119,5 +122,27 @@ describe('a tree without chunks of zeros', () => {
     expect(some).toEqual(
       all!.map((line, i) => (present.includes(i) ? line : `#${line.slice(0, 16)} ${line.slice(18)}`)),
     );
+  });
+
+  it.each<[what: string, pieces: readonly Piece[], mtime: number]>([
+    ['its old time while the same chunks are zeros', [data(7), CHUNK, data(8)], SNAPSHOT - 20],
+    ['a new time when its first chunk became zeros', [CHUNK, CHUNK, data(2)], SNAPSHOT + 100],
+    ['a new time when its last chunk became zeros', [data(1), CHUNK, CHUNK], SNAPSHOT + 100],
+    ['a new time when zeros became data', [data(1), data(5), data(2)], SNAPSHOT + 100],
+  ])('has directories with %s, whoever asks first', (_, pieces, mtime) => {
+    const before = trees.tree({ vda: [data(1), CHUNK, data(2)] }, CHUNK, { skipZeros: true });
+    const { rows, directoryMtimes } = before.disks[0]!;
+    new ChunkFilesystem(before, hasher).views[0]!.resolver.resolveRange(0, 3);
+    const header = { chunkSize: CHUNK, chunkCount: 3, diskSize: 3 * CHUNK, diskDirectoryMtime: SNAPSHOT };
+    const file = path.join(path.dirname(trees.image('vda')), 'vda.v1');
+    saveIndex(file, { ...header, directoryMtimes }, rows, undefined, hasher);
+    const stored = StoredIndex.open(file, hasher) as StoredIndex;
+    const tree = trees.tree({ vda: pieces }, CHUNK, { skipZeros: true });
+    const times = { snapshot: SNAPSHOT + 100, newest: SNAPSHOT, unsettled: 0 };
+    const disk = { ...tree.disks[0]!, times, stored, compareDirectories: true };
+    const filesystem = new ChunkFilesystem({ ...tree, disks: [disk] }, hasher);
+    const directory = filesystem.lookup(filesystem.lookup(1, 'vda'), '000000');
+    expect(attributes(filesystem, directory)).toMatchObject({ mtime });
+    stored.close();
   });
 });
