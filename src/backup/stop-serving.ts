@@ -2,7 +2,7 @@ import * as v from 'valibot';
 import { failed, messageOf } from '../errors.js';
 import { unmount } from '../fuse/unmount.js';
 import { isDiskFull } from '../host/durable.js';
-import { mountAt, mountpointsOf } from '../host/mountinfo.js';
+import { isMountedForOthers, mountAt, mountpointsOf } from '../host/mountinfo.js';
 import { usersOf } from '../host/path-users.js';
 import { isAlive, type ProcessIdentity, signalProcess, waitForEnd } from '../host/process-identity.js';
 import { findProcesses } from '../host/process-list.js';
@@ -133,7 +133,8 @@ const stopServing: UndoHandler = async (entry, context) => {
   const daemons = daemonsOf(data);
   const place = placeOf(data);
   const wasMounted = isMounted(place, data.source);
-  const held = wasMounted && (await takeAway(place, data.source, context.reporter));
+  const held =
+    wasMounted && ((await takeAway(place, data.source, context.reporter)) || isMountedForOthers(data.source));
   for (const daemon of daemons) {
     // Only an unmount that nobody holds up makes a daemon end by itself.
     if (!wasMounted || held) tellToEnd(daemon, entry, context.journal);

@@ -17,8 +17,12 @@ function unescapeField(field: string): string {
 
 /** All mounts that this process sees, in the order they were made. */
 export function listMounts(): MountEntry[] {
+  return mountsIn('/proc/self/mountinfo');
+}
+
+function mountsIn(file: string): MountEntry[] {
   const entries: MountEntry[] = [];
-  for (const line of fs.readFileSync('/proc/self/mountinfo', 'utf8').split('\n')) {
+  for (const line of fs.readFileSync(file, 'utf8').split('\n')) {
     // id parent major:minor root mountpoint options [optional fields] - type source super-options
     const [before, after] = line.split(' - ');
     const left = before?.split(' ') ?? [];
@@ -49,4 +53,23 @@ export function mountAt(mountpoint: string): MountEntry | undefined {
 /** Every mountpoint of a mount that calls itself so, in the order they were made: bind mounts of it have the same source. */
 export function mountpointsOf(source: string): string[] {
   return listMounts().flatMap((entry) => (entry.source === source ? [entry.mountpoint] : []));
+}
+
+/**
+ * Whether another process has a mount that calls itself so. A mount namespace that was made meanwhile, as libvirt makes one for each
+ * VM that it starts, has a copy of every mount, and keeps it if `/` is not a shared mount.
+ */
+export function isMountedForOthers(source: string): boolean {
+  const seen = new Set<string>();
+  for (const pid of fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name))) {
+    try {
+      const namespace = fs.readlinkSync(`/proc/${pid}/ns/mnt`);
+      if (seen.has(namespace)) continue;
+      seen.add(namespace);
+      if (mountsIn(`/proc/${pid}/mountinfo`).some((entry) => entry.source === source)) return true;
+    } catch {
+      // It has ended, or belongs to somebody else.
+    }
+  }
+  return false;
 }

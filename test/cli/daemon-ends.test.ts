@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { run } from '../../src/host/exec.js';
+import { run, spawnDetached } from '../../src/host/exec.js';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { findProcesses } from '../../src/host/process-list.js';
 import { useDemoImage } from './demo-image.js';
@@ -31,6 +31,23 @@ describe('the daemon', () => {
     };
     expect(await chunkmount.start(['cleanup', '--name=demo'], env)).toMatchObject({ signal: 'SIGKILL' });
   }
+
+  it('is told to end where a mount namespace that was made meanwhile keeps the tree', async () => {
+    await chunkmount.succeed(...given);
+    const pid = await spawnDetached('unshare', ['--mount', '--propagation', 'private', 'sleep', 'infinity'], {
+      logFile: marker,
+    });
+    try {
+      const mounts = () => fs.readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
+      await eventually(() => fs.readlinkSync(`/proc/${pid}/ns/mnt`) !== fs.readlinkSync('/proc/self/ns/mnt'));
+      expect(mounts()).toContain(` ${tree} `);
+      const { exitCode, stderr } = await chunkmount.run(['cleanup', '--name=demo', '--debug']);
+      expect(exitCode).toBe(0);
+      expect(stderr).not.toContain('does not end by itself');
+    } finally {
+      process.kill(pid, 'SIGKILL');
+    }
+  });
 
   describe('that ends while its tree is mounted', () => {
     it.each(['TERM', 'INT', 'HUP'])('by SIG%s, is no clean end', async (signal) => {
