@@ -5,7 +5,7 @@ import { inspectImage } from '../../src/image/inspect.js';
 import { startRawView } from '../../src/image/raw-view.js';
 import { rawViewUndo } from '../../src/image/raw-view-undo.js';
 import { undoAll } from '../../src/session/undo.js';
-import { whilePaused } from '../../src/snapshot/pause.js';
+import { PAUSE_KIND, pauseUndo, whilePaused } from '../../src/snapshot/pause.js';
 import { pausedProvider } from '../../src/snapshot/paused.js';
 import { type ProviderSetup, snapshotProviderSuite } from '../contracts/snapshot-provider.js';
 import { makeImage, TestLibvirt } from '../support/libvirt.js';
@@ -70,6 +70,26 @@ it('pauses, can be read in every way, resumes; and leaves a VM paused that was',
     await expect(failing).rejects.toThrow('no space');
     expect(await state()).toBe('running');
     expect(session.journal.pending()).toEqual([]);
+  } finally {
+    await libvirt.close();
+  }
+});
+
+it('lets only the process go on that was paused', async () => {
+  const libvirt = await TestLibvirt.start();
+  try {
+    const domain = await setup.domain(libvirt, 'started-anew', libvirt.directory);
+    const session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, 'session'), 'p2');
+    const { journal, reporter } = session;
+    await session.freeze(pausedProvider, 'started-anew');
+    const entry = journal.pending().find(({ kind }) => kind === PAUSE_KIND)!;
+    const qemu = libvirt.qemu(domain);
+    // As that of a VM that was started anew and paused by somebody else.
+    const other = { ...entry, data: { ...entry.data, qemu: { ...qemu, startTime: qemu.startTime + 1 } } };
+    await pauseUndo[PAUSE_KIND](other, { journal, reporter });
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('paused');
+    await pauseUndo[PAUSE_KIND](entry, { journal, reporter });
+    expect((await libvirt.virsh.state(domain.uuid)).state).toBe('running');
   } finally {
     await libvirt.close();
   }
