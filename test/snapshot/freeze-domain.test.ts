@@ -157,6 +157,15 @@ describe('--state', () => {
     expect(fs.readFileSync(memoryFile, 'utf8')).toBe('precious');
   });
 
+  it('a file that was put in the place of the memory stays', async () => {
+    const memoryFile = path.join(libvirt.directory, `state-${count}`);
+    await freeze({ options: { quiesce: 'no', memoryFile } });
+    fs.writeFileSync(`${memoryFile}.new`, 'precious');
+    fs.renameSync(`${memoryFile}.new`, memoryFile);
+    await expectMerged();
+    expect(fs.readFileSync(memoryFile, 'utf8')).toBe('precious');
+  });
+
   it("somebody else's job goes on when a saving that was cut off is undone", async () => {
     const { virsh, journal } = session;
     const file = path.join(libvirt.directory, `state-${count}`);
