@@ -45,7 +45,7 @@ export async function runMount(options: MountOptions, context: CommandContext): 
   const begun = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
   // Whoever ends us does not want the trees that were begun before, either.
   const mounted = signal.aborted ? [] : begun;
-  if (hasOwnMounts() === true) warnOfOthers(mounted, reporter);
+  if (hasOwnMounts()) warnOfOthers(mounted, reporter);
   printResult(
     context,
     { mounted, failed: failuresOf(outcomes) },

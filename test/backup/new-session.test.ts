@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import builtin, * as fs from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
+import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -10,6 +9,7 @@ import type { BackupSettings } from '../../src/backup/settings.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import { StateDirectory } from '../../src/session/state-directory.js';
 import { temporaryDirectory } from '../support/images.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { program, requireAll } from '../support/requirements.js';
 
 const directory = temporaryDirectory();
@@ -67,21 +67,14 @@ describe('--max-backups', () => {
 });
 
 it('a session whose journal cannot be made is none', async () => {
-  const { openSync } = builtin;
+  const { openSync } = fs;
   const broken = (file: fs.PathLike, ...others: [fs.OpenMode, (fs.Mode | null)?]) => {
     if (String(file) !== state.journal('mail01')) return openSync(file, ...others);
     throw Object.assign(new Error('EIO: i/o error, open'), { code: 'EIO' });
   };
-  const openBy = (open: typeof openSync) => {
-    builtin.openSync = open;
-    syncBuiltinESMExports();
-  };
-  openBy(broken);
-  try {
-    await expect(begin('mail01', 0)).rejects.toThrow('EIO');
-  } finally {
-    openBy(openSync);
-  }
+  const openAgain = replaceInFs('openSync', broken);
+  await expect(begin('mail01', 0)).rejects.toThrow('EIO');
+  openAgain();
   expect(state.sessions()).toEqual([]);
   expect(await begin('mail01', 0)).toEqual(expect.any(String));
 });

@@ -1,7 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import builtin, * as fs from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
+import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -15,6 +14,7 @@ import {
   waitForEnd,
 } from '../../src/host/process-identity.js';
 import { findProcesses } from '../../src/host/process-list.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { program, requireAll } from '../support/requirements.js';
 
 const directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'chunkmount-process-'));
@@ -119,21 +119,14 @@ ctypes.CDLL(None).pthread_exit(None)`;
 });
 
 it('a process of which nothing can be found out is alive', () => {
-  const { readFileSync } = builtin;
-  const readBy = (read: typeof readFileSync) => {
-    builtin.readFileSync = read;
-    syncBuiltinESMExports();
-  };
   const nobody = { ...ownIdentity(), startTime: 1 };
   expect(isAlive(nobody)).toBe(false);
-  try {
-    readBy((() => {
-      throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' });
-    }) as typeof readFileSync);
-    expect(isAlive(nobody)).toBe(true);
-  } finally {
-    readBy(readFileSync);
-  }
+  const readAgain = replaceInFs('readFileSync', () => {
+    throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' });
+  });
+  const alive = isAlive(nobody);
+  readAgain();
+  expect(alive).toBe(true);
 });
 
 describe('signalProcess', () => {

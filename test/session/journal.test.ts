@@ -1,11 +1,11 @@
-import builtin, * as fs from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
+import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { Journal, readPending } from '../../src/session/journal.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { build, program, requireAll, root } from '../support/requirements.js';
 import { durableCalls } from '../support/system-calls.js';
 
@@ -202,17 +202,10 @@ describe('a journal on a full file system', () => {
 });
 
 describe('a journal on a disk that is broken', () => {
-  const { fdatasyncSync } = builtin;
-  const syncBy = (sync: typeof fdatasyncSync) => {
-    builtin.fdatasyncSync = sync;
-    syncBuiltinESMExports();
-  };
-  afterEach(() => syncBy(fdatasyncSync));
-
   it('says so of each step, also of one that was undone, which stays', () => {
     const journal = reopen();
     const entry = journal.intend('overlay', { disk: 'vda' });
-    syncBy(() => {
+    replaceInFs('fdatasyncSync', () => {
       throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' });
     });
     const message = `EIO: i/o error, fdatasync '${file}'`;
