@@ -68,3 +68,8 @@ export const LOG_NAME = 'daemon.log';
 export function indexFile(indexDirectory: string, target: string): string {
   return path.join(indexDirectory, `${target}.v1`);
 }
+
+/** Beside it while a session lasts, or if it died: see content-index/change-log.ts. */
+export function changeLogFile(indexDirectory: string, target: string): string {
+  return path.join(indexDirectory, `${target}.changes.v1`);
+}

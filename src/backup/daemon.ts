@@ -68,6 +68,7 @@ class Daemon implements DaemonWork {
     this.#watch = new SnapshotWatch(this.sessionDirectory, this.#config!.snapshotAutoextend, lose);
     this.#timers.push(
       setInterval(() => this.#writeStatus(served, 'serving'), STATUS_INTERVAL_MS),
+      setInterval(() => served.syncChangeLogs(), STATUS_INTERVAL_MS),
       setInterval(() => this.#saveIfChanged(served), SAVE_INTERVAL_MS),
     );
     return served.warnings;

@@ -3,6 +3,7 @@ import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { CHUNKS_PER_DIRECTORY, directoryCount, type Geometry, geometry } from '../chunks/geometry.js';
 import { diskPart } from '../chunks/inodes.js';
 import { layoutOf } from '../chunks/layout.js';
+import { forgetUnsaved, openChangeLog, syncChangeLog } from '../content-index/change-log.js';
 import { type IndexHeader, StoredIndex } from '../content-index/index-file.js';
 import {
   AUDIT_DONE,
@@ -23,6 +24,7 @@ import { directoryTimes } from '../fuse/disk-view.js';
 import { loadExtentMap } from '../image/extent-map-file.js';
 import { openSources } from '../image/sources.js';
 import {
+  changeLogFile,
   type DaemonConfig,
   type DaemonDisk,
   type DaemonFile,
@@ -56,6 +58,7 @@ interface OpenDisk {
   readonly indexFile: string;
   readonly header: IndexHeader;
   readonly tracker: DiskTracker;
+  readonly changeLog: { readonly fd: number; readonly file: string; synced: number };
 }
 
 /** The tree of one session in the daemon's memory, and the index it is compared with and saved to. */
@@ -116,6 +119,11 @@ export class ServedTree {
     }
   }
 
+  /** To be called each second: what a crash of the host takes away of the change logs is no more than that. */
+  syncChangeLogs(): void {
+    for (const { changeLog } of this.#disks) changeLog.synced = syncChangeLog(changeLog.fd, changeLog.synced);
+  }
+
   /** Saves everything for good: nobody looks at the tree any more. */
   async settle(): Promise<void> {
     this.save();
@@ -126,6 +134,7 @@ export class ServedTree {
     // Last: a record says that the index is whole.
     for (const { tracker, indexFile, served } of this.#disks)
       await tracker.settle(indexFile, { ...sumsShape(served), mtime: shownSumsMtime(served) });
+    for (const { changeLog } of this.#disks) fs.rmSync(changeLog.file, { force: true });
   }
 }
 
@@ -156,6 +165,9 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     directoryMtimes: directoryMtimes(stored?.header, cut, latest, sameNames),
   };
   const rows = createRows(cut.chunkCount);
+  const changeLog = changeLogFile(config.indexDirectory, disk.target);
+  const changeLogFd = openChangeLog(changeLog);
+  forgetUnsaved(changeLog, rows, stored, hasher);
   const extents = loadExtentMap(disk.extentsFile);
   const tracker = new DiskTracker(
     config.indexDirectory,
@@ -174,6 +186,7 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     geometry: cut,
     ...shape,
     rows,
+    changeLog: changeLogFd,
     keep: tracker.plan,
     times: config.times,
     extents: extents.shared,
@@ -187,7 +200,14 @@ function openDisk(config: DaemonConfig, disk: DaemonDisk, hasher: ChunkHasher, w
     directoryMtimes: header.directoryMtimes,
     compareDirectories: config.skipZeros && sameNames,
   };
-  return { served, stored, indexFile: file, header, tracker };
+  return {
+    served,
+    stored,
+    indexFile: file,
+    header,
+    tracker,
+    changeLog: { fd: changeLogFd, file: changeLog, synced: 0 },
+  };
 }
 
 function usableIndex(

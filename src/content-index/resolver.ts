@@ -2,6 +2,7 @@ import type { ChunkHasher } from '../chunks/chunk-hash.js';
 import { chunkLength, type Geometry } from '../chunks/geometry.js';
 import { pageBuffer } from '../host/page-buffer.js';
 import { Audit, type KeepPlan } from './audit.js';
+import { ChangeLog } from './change-log.js';
 import { ensureBlock, type StoredIndex } from './index-file.js';
 import {
   announceChange,
@@ -50,6 +51,7 @@ export class Resolver {
   readonly #hash = new Uint32Array(2);
   readonly #zeroHashes = new Map<number, readonly [number, number]>();
   readonly #falseZeros: ReadonlySet<number>;
+  readonly #log: ChangeLog;
   /** Whether a tracker is believed that says what did not change. */
   readonly audit: Audit;
 
@@ -62,7 +64,10 @@ export class Resolver {
     private readonly times: SessionTimes,
     private readonly stored: StoredIndex | undefined,
     plan?: KeepPlan | undefined,
+    /** Descriptor of the disk's change log. */
+    log?: number | undefined,
   ) {
+    this.#log = new ChangeLog(log);
     this.#falseZeros = new Set(plan?.falseZeros);
     this.audit = new Audit(rows, plan?.samples ?? new Uint32Array(), (chunk) => this.#isAsStored(chunk));
   }
@@ -200,11 +205,16 @@ export class Resolver {
     const position = first * chunkSize;
     const length = Math.min(end * chunkSize, size) - position;
     if (zeros) {
-      for (let chunk = first; chunk < end; chunk++) this.#finishZero(chunk);
+      for (let chunk = first; chunk < end; chunk++) this.#takeZero(chunk);
+      for (let chunk = first; chunk < end; chunk++) this.#finish(chunk, ZERO);
     } else if (length > PIECE_LENGTH) {
       this.#resolveLarge(first, position, length);
     } else if (this.#read(position, length)) {
-      for (let chunk = first; chunk < end; chunk++) this.#finishData(chunk, (chunk - first) * chunkSize);
+      // All rows before the first is seen: what is new in them is logged at once.
+      const states: number[] = [];
+      for (let chunk = first; chunk < end; chunk++)
+        states.push(this.#takeData(chunk, (chunk - first) * chunkSize));
+      for (let chunk = first; chunk < end; chunk++) this.#finish(chunk, states[chunk - first]!);
     } else if (end - first === 1) {
       this.#finish(first, UNREADABLE);
     } else {
@@ -251,14 +261,14 @@ export class Resolver {
     this.#finish(chunk, content === 'zeros' ? ZERO : DATA);
   }
 
-  #finishZero(chunk: number): void {
+  #takeZero(chunk: number): void {
     const length = chunkLength(this.disk, chunk);
     const [high, low] = this.#zeroHash(length);
     this.#setRow(chunk, high, low);
-    this.#finish(chunk, ZERO);
   }
 
-  #finishData(chunk: number, offset: number): void {
+  /** Returns the state that the chunk is to have. */
+  #takeData(chunk: number, offset: number): number {
     const length = chunkLength(this.disk, chunk);
     const data = this.#buffer.subarray(offset, offset + length);
     this.hasher.hash(data, this.#hash, 0);
@@ -267,7 +277,7 @@ export class Resolver {
     // st_blocks of 0 makes `tar --sparse` store nothing, so an equal hash alone is no proof.
     const zero = this.#isZeroHash(length, high, low) && this.#isZero(data);
     this.#setRow(chunk, high, low);
-    this.#finish(chunk, zero ? ZERO : DATA);
+    return zero ? ZERO : DATA;
   }
 
   #isZero(data: Uint8Array): boolean {
@@ -299,13 +309,17 @@ export class Resolver {
     const previous = rows.mtimes[chunk]!;
     if (previous !== 0 && rows.hashes[chunk * 2] === high && rows.hashes[chunk * 2 + 1] === low) return;
     Atomics.add(rows.control, CHANGED, 1);
+    const mtime = previous === 0 ? newMtime(times) : changedMtime(times, previous);
+    // If nothing was known of it, it is later than all that a session showed that died.
+    if (previous !== 0) this.#log.add(chunk, mtime);
     // The mtime first: see BlockCopy in save-index.ts.
-    Atomics.store(rows.mtimes, chunk, previous === 0 ? newMtime(times) : changedMtime(times, previous));
+    Atomics.store(rows.mtimes, chunk, mtime);
     Atomics.store(rows.hashes, chunk * 2, high);
     Atomics.store(rows.hashes, chunk * 2 + 1, low);
   }
 
   #finish(chunk: number, state: number): void {
+    this.#log.write();
     Atomics.add(this.rows.control, state === UNREADABLE ? UNREADABLE_COUNT : RESOLVED, 1);
     Atomics.store(this.rows.states, chunk, state);
   }

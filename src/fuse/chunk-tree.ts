@@ -25,6 +25,8 @@ export interface TreeDisk {
   readonly sources: readonly ReaderSource[];
   /** The previous session's index, if there is a usable one. */
   readonly stored: { readonly fd: number; readonly header: IndexHeader } | undefined;
+  /** Descriptor: see content-index/change-log.ts. */
+  readonly changeLog?: number | undefined;
   /** If a tracker says what did not change. */
   readonly keep?: KeepPlan | undefined;
   /** Of the sums file, if any of its lines may be new. */

@@ -46,6 +46,7 @@ export class DiskView {
       disk.times,
       stored,
       disk.keep,
+      disk.changeLog,
     );
     this.layout = layoutOf(disk.layout);
     this.skipsZeros = disk.skipZeros;

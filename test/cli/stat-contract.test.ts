@@ -311,6 +311,27 @@ describe('the stat contract over sessions', () => {
       }
     });
 
+    it('gives a chunk that is as it was a time later than the killed session showed, before it saved anything', async () => {
+      fs.writeFileSync(image, noise(16 * 1024 * 1024, 2));
+      const options = ['--chunk-size=64K'];
+      const before = fs.readFileSync(image).subarray(100 * 65_536, 101 * 65_536);
+      const first = await session(options);
+      write(100 * 65_536, Buffer.from('changed'));
+      const name = 'disk0/000000/00000064';
+      // The scan would take half a minute.
+      await mount(options, later({ TEST_READ_MS: '100' }, 'slow-disk.mjs'));
+      const shown = fs.statSync(path.join(tree, name)).mtimeMs / 1000;
+      await killDaemon();
+      write(100 * 65_536, before);
+      const last = await session(options);
+      expect(shown).toBeGreaterThan(first.get(name)!.mtime);
+      expect(last.get(name)!.mtime).toBeGreaterThan(shown);
+      expect(differing(promised(first), promised(last))).toEqual([name]);
+      const index = path.join(chunkmount.stateDirectory, 'index/demo');
+      expect(fs.readdirSync(index).filter((file) => file.includes('changes'))).toEqual([]);
+      expect(differing(promised(last), promised(await session(options)))).toEqual([]);
+    });
+
     it('keeps everything that was looked at half-way', async () => {
       fs.writeFileSync(image, noise(16 * 1024 * 1024, 2));
       const options = ['--chunk-size=64K'];
