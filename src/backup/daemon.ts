@@ -84,7 +84,8 @@ class Daemon implements DaemonWork {
     // In a hurry its last chunks may still be on their way; what is saved is right at any moment.
     if (!hurried) await this.#scanners.ended;
     try {
-      if (hurried) served.save();
+      // Somebody may still see the tree: chunks that are not known by now may get times that are not saved.
+      if (hurried && !served.isComplete) served.save();
       else await served.settle();
       this.#writeStatus(served, unmounted ? 'ended' : 'stopped');
     } catch (error) {

@@ -104,6 +104,12 @@ export class ServedTree {
     };
   }
 
+  /** Whether all that the tree can show is known: its times are final, even if somebody still looks at it. */
+  get isComplete(): boolean {
+    const { chunks, resolved } = this.scanState();
+    return chunks === resolved;
+  }
+
   /** Trackers that were wrong; see DiskTracker. */
   trackerFindings(): { readonly warnings: readonly string[]; readonly lost: readonly string[] } {
     const all = this.#disks.map(({ tracker }) => tracker.findings());
@@ -124,13 +130,12 @@ export class ServedTree {
     for (const { changeLog } of this.#disks) changeLog.synced = syncChangeLog(changeLog.fd, changeLog.synced);
   }
 
-  /** Saves everything for good: nobody looks at the tree any more. */
+  /** Saves everything for good. Nobody looks at the tree any more, unless it is complete. */
   async settle(): Promise<void> {
     this.save();
-    const { chunks, resolved } = this.scanState();
     const { indexDirectory, times, skipZeros, disks } = this.config;
     const zerosShown = skipZeros ? [] : disks.map(({ target }) => target);
-    settleRecord(indexDirectory, times, { complete: resolved === chunks, zerosShown }, this.hasher);
+    settleRecord(indexDirectory, times, { complete: this.isComplete, zerosShown }, this.hasher);
     // Last: a record says that the index is whole.
     for (const { tracker, indexFile, served } of this.#disks)
       await tracker.settle(indexFile, { ...sumsShape(served), mtime: shownSumsMtime(served) });

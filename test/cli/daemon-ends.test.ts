@@ -32,8 +32,12 @@ describe('the daemon', () => {
     expect(await chunkmount.start(['cleanup', '--name=demo'], env)).toMatchObject({ signal: 'SIGKILL' });
   }
 
-  it('is told to end where a mount namespace that was made meanwhile keeps the tree', async () => {
+  it('is told to end where a mount namespace that was made meanwhile keeps the tree, and knows all for the next session', async () => {
     await chunkmount.succeed(...given);
+    await eventually(async () => {
+      const { scan } = JSON.parse(await chunkmount.succeed('list', '--json')).sessions[0].daemon;
+      return scan.resolved === scan.chunks;
+    });
     const pid = await spawnDetached('unshare', ['--mount', '--propagation', 'private', 'sleep', 'infinity'], {
       logFile: marker,
     });
@@ -44,6 +48,10 @@ describe('the daemon', () => {
       const { exitCode, stderr } = await chunkmount.run(['cleanup', '--name=demo', '--debug']);
       expect(exitCode).toBe(0);
       expect(stderr).not.toContain('does not end by itself');
+      const record = path.join(chunkmount.stateDirectory, 'index/demo/tree.v1.json');
+      expect(JSON.parse(fs.readFileSync(record, 'utf8'))).toMatchObject({ unsettled: 0 });
+      // Nobody wrote the image, and what the trackers need is recorded.
+      expect((await chunkmount.run(['estimate', ...given])).stdout).toContain('still');
     } finally {
       process.kill(pid, 'SIGKILL');
     }
