@@ -57,8 +57,9 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
   const since = Date.now();
   const kept = request.kept.filter(({ data }) => data.target === target);
   const keptOverlay = kept.some(({ kind }) => kind === OVERLAY_KIND);
-  const located = await locateDisk(disk, { ...request, own: keptOverlay });
-  const { virtualSize, extents, own, sources, view, layers } = located;
+  // What can be done while other programs work is done then.
+  const [located, hasher] = await allEnded([mapDisk(disk, { ...request, own: keptOverlay }), createHasher()]);
+  const { virtualSize, extents, own, sources, layers } = located;
   const cut = geometry(virtualSize, chunkSize);
   const extentsFile = path.join(sessionDirectory, `${target}.extents`);
   saveExtentMap(extentsFile, extents);
@@ -67,27 +68,30 @@ async function prepareDisk(disk: FrozenSourceDisk, request: PrepareDisksRequest)
     reporter.warn(
       `disk ${target}: its overlay cannot be kept: the VM is transient, and would start without it`,
     );
-  const tracking = await trackDisk({
-    disk: {
-      target,
-      layers,
-      sources,
-      extents,
-      own,
-      since,
-      snapshot,
-      kept,
-      keep: (snapshot ?? kept[0])?.kind === OVERLAY_KIND ? settings.keepOverlay : settings.keepSnapshot,
-    },
-    cut,
-    indexDirectory,
-    session,
-    settings,
-    hasher: await createHasher(),
-    journal,
-    reporter,
-    signal,
-  });
+  const [view, tracking] = await allEnded([
+    viewDisk(disk, located, request),
+    trackDisk({
+      disk: {
+        target,
+        layers,
+        sources,
+        extents,
+        own,
+        since,
+        snapshot,
+        kept,
+        keep: (snapshot ?? kept[0])?.kind === OVERLAY_KIND ? settings.keepOverlay : settings.keepSnapshot,
+      },
+      cut,
+      indexDirectory,
+      session,
+      settings,
+      hasher,
+      journal,
+      reporter,
+      signal,
+    }),
+  ]);
   return { target, size: virtualSize, chunkSize, extentsFile, sources, view, tracking };
 }
 
@@ -96,27 +100,42 @@ export interface LocatedDisk extends InspectedImage {
   readonly view: string | undefined;
 }
 
+type LocateRequest = Pick<
+  PrepareDisksRequest,
+  'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'
+>;
+
 /** Finds out where the bytes of one frozen disk lie, and starts a raw view of it if only QEMU can decode it. */
-export async function locateDisk(
+export async function locateDisk(disk: FrozenSourceDisk, request: LocateRequest): Promise<LocatedDisk> {
+  const mapped = await mapDisk(disk, request);
+  return { ...mapped, view: await viewDisk(disk, mapped, request) };
+}
+
+/** Finds out where the bytes of one frozen disk lie. */
+async function mapDisk(
   { target, image, snapshot: kind }: FrozenSourceDisk,
-  request: Pick<PrepareDisksRequest, 'sessionDirectory' | 'politeness' | 'journal' | 'reporter' | 'signal'> &
-    Pick<InspectOptions, 'own'>,
-): Promise<LocatedDisk> {
-  const { sessionDirectory, politeness, journal, reporter, signal, own } = request;
+  { journal, reporter, signal, own }: LocateRequest & Pick<InspectOptions, 'own'>,
+): Promise<InspectedImage> {
   // Of an image that nothing was made for, no more than itself was known when it was frozen. A paused VM holds all of its own.
   const alone = kind === 'none' && image.inUse !== true;
   const hold = alone ? (layers: ImageChain) => holdLayers(layers, { journal, signal }) : undefined;
   const held = heldImages(journal);
   const found = await inspectImage(image, { reporter, signal, own, held, hold });
-  const { layers, virtualSize, sources } = found;
   const snapshot = snapshotOf(journal, target);
-  let { extents } = found;
-  if (snapshot?.kind === LVM_KIND) {
-    const { withoutUnmapped } = await import('../tracking/thin-mapped.js');
-    extents = await withoutUnmapped({ target, layers, extents, snapshot }, { journal, reporter, signal });
-  }
-  const inspected = { ...found, extents };
-  if (!sources.some((source) => source.kind === 'view')) return { ...inspected, view: undefined };
+  if (snapshot?.kind !== LVM_KIND) return found;
+  const { withoutUnmapped } = await import('../tracking/thin-mapped.js');
+  const { layers, extents } = found;
+  const mapped = await withoutUnmapped({ target, layers, extents, snapshot }, { journal, reporter, signal });
+  return { ...found, extents: mapped };
+}
+
+/** Starts a raw view of a disk that only QEMU can decode; returns its file. */
+async function viewDisk(
+  { target, image }: FrozenSourceDisk,
+  { layers, virtualSize, sources }: InspectedImage,
+  { sessionDirectory, politeness, journal, reporter, signal }: LocateRequest,
+): Promise<string | undefined> {
+  if (!sources.some((source) => source.kind === 'view')) return undefined;
   reporter.debug(
     image.nbdExport === undefined
       ? `disk ${target}: QEMU has to decode it (compressed, or a format of its own): read through a raw view`
@@ -133,7 +152,7 @@ export async function locateDisk(
     journal,
     signal,
   });
-  return { ...inspected, view };
+  return view;
 }
 
 /** Inode numbers come from the targets' names alone; see `diskPart`. */
