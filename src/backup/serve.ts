@@ -37,7 +37,8 @@ export function prepareToServe(
 export async function serve(request: ServeRequest): Promise<void> {
   const { config, daemon, journal, reporter, signal } = request;
   const { sessionDirectory, mountpoint, source, allowOther } = config;
-  replaceFile(path.join(sessionDirectory, CONFIG_NAME), JSON.stringify(config));
+  // No daemon outlives the host.
+  replaceFile(path.join(sessionDirectory, CONFIG_NAME), JSON.stringify(config), { durable: false });
   const entry = journal.intend(SERVE, { mountpoint, source, sessionDirectory });
   const warnings = await daemon.mount({
     mountpoint,

@@ -26,7 +26,9 @@ export interface DaemonStatus {
 const NAME = 'status.json';
 
 export function writeStatus(sessionDirectory: string, status: DaemonStatus): void {
-  replaceFile(path.join(sessionDirectory, NAME), `${JSON.stringify(status)}\n`);
+  // No words and those of a daemon that serves say the same once the host has crashed: that it died.
+  const durable = status.state !== 'serving';
+  replaceFile(path.join(sessionDirectory, NAME), `${JSON.stringify(status)}\n`, { durable });
 }
 
 /** The daemon's last words; undefined when it never said any. */

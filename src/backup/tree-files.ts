@@ -42,7 +42,7 @@ export interface TreeFilesRequest {
   readonly mtime: number;
 }
 
-/** Writes manifest, domain XML and NVRAM into the session's directory, to be served from there. */
+/** Writes manifest, domain XML and NVRAM into the session's directory, to be served from there until the session ends, or the host. */
 export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
   const { name, source, mtime } = request;
   const directory = path.join(request.sessionDirectory, 'files');
@@ -50,7 +50,7 @@ export function writeTreeFiles(request: TreeFilesRequest): TreeFiles {
   const files: DaemonFile[] = [];
   const add = (fileName: string, inode: number, content: string | Uint8Array) => {
     const file = path.join(directory, fileName);
-    replaceFile(file, content);
+    replaceFile(file, content, { durable: false });
     files.push({ name: fileName, inode, path: file, mtime, mtimeNs: 0 });
   };
   if (source.xml !== undefined) add(`${name}.xml`, INODES.xml, source.xml);

@@ -146,7 +146,7 @@ function svgDisk(disk: DiskDiff): SvgDisk {
 
 function writePicture(file: string, diff: TreeDiff): void {
   try {
-    replaceFile(path.resolve(file), svgMap(heading(diff), diff.disks.map(svgDisk)), 0o644);
+    replaceFile(path.resolve(file), svgMap(heading(diff), diff.disks.map(svgDisk)), { mode: 0o644 });
   } catch (error) {
     throw failed(`${file} cannot be written: ${messageOf(error)}`, { cause: error });
   }

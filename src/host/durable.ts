@@ -26,13 +26,14 @@ export function nameFile(error: unknown, file: string): unknown {
 
 /**
  * Replaces `file` so that a crash at any moment leaves either the old content or the new: temporary file, fsync, rename,
- * fsync of the directory. `mode` is the mode of the new file. `write` may stream; a string or buffer is written whole.
- * On error the temporary file is removed and the error passed on.
+ * fsync of the directory. `mode` is the mode of the new file. A function as content may stream; a string or buffer is written whole.
+ * On error the temporary file is removed and the error passed on. `durable: false`: other processes see either content as well, but
+ * after a crash of the host there may be neither.
  */
 export function replaceFile(
   file: string,
   content: string | Uint8Array | ((fd: number) => void),
-  mode = 0o600,
+  { mode = 0o600, durable = true }: { readonly mode?: number; readonly durable?: boolean } = {},
 ): void {
   const directory = path.dirname(file);
   const temporary = path.join(directory, `.${path.basename(file)}.${process.pid}.tmp`);
@@ -41,7 +42,7 @@ export function replaceFile(
     try {
       if (typeof content === 'function') content(fd);
       else writeFully(fd, typeof content === 'string' ? Buffer.from(content) : content);
-      fs.fsyncSync(fd);
+      if (durable) fs.fsyncSync(fd);
     } finally {
       fs.closeSync(fd);
     }
@@ -50,7 +51,7 @@ export function replaceFile(
     fs.rmSync(temporary, { force: true });
     throw nameFile(error, file);
   }
-  fsyncDirectory(directory);
+  if (durable) fsyncDirectory(directory);
 }
 
 const TEMPORARY = /^\..+\.[0-9]+\.tmp$/;

@@ -24,15 +24,16 @@ function checksum(head: Uint8Array, body: Uint8Array): Buffer {
   return createHash('sha256').update(head).update(body).digest();
 }
 
-/** Writes the map durably, replacing the file if there is one. */
+/** Writes the map, replacing the file if there is one. Not durably: the session that needs it does not outlive the host. */
 export function saveExtentMap(file: string, map: ExtentMap): void {
   const head = header(map.count);
   const body = new Uint8Array(map.shared.buffer, 0, extentMapBytes(map.count));
-  replaceFile(file, (fd) => {
+  const write = (fd: number) => {
     writeFully(fd, head);
     writeFully(fd, body);
     writeFully(fd, checksum(head, body));
-  });
+  };
+  replaceFile(file, write, { durable: false });
 }
 
 function damaged(file: string, why: string): Error {

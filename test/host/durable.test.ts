@@ -39,7 +39,7 @@ describe('replaceFile', () => {
     fs.writeFileSync(file, 'old', { mode: 0o666 });
     replaceFile(file, 'new');
     expect(fs.statSync(file).mode & 0o777).toBe(0o600);
-    replaceFile(file, 'new', 0o400);
+    replaceFile(file, 'new', { mode: 0o400 });
     expect(fs.statSync(file).mode & 0o777).toBe(0o400);
   });
 
@@ -134,6 +134,11 @@ describe('what must be on disk when a call returns', () => {
       'rename("./.file.tmp", "./file")',
       'fsync(<.>)',
     ]);
+  });
+
+  it('a replaced file that need not outlive the host: nothing', async () => {
+    const calls = await callsOf(`durable.replaceFile('${file}', 'new', { durable: false })`);
+    expect(calls).toEqual([expect.stringMatching(/^rename/)]);
   });
 
   it('a new directory: its name in each directory above that is new', async () => {
