@@ -8,6 +8,7 @@ import { parseSums, readSums } from '../../src/restore/sums.js';
 import { Tree } from '../../src/restore/tree.js';
 import { testBytes, writeTree, xxh64 } from '../support/trees.js';
 import { temporaryDirectory } from './built.js';
+import { editManifest } from './demo-tree.js';
 
 const hash = fc
   .array(fc.nat({ max: 0xffffffff }), { minLength: 2, maxLength: 2 })
@@ -187,6 +188,33 @@ describe('readSums', () => {
     });
     expect(problems).toEqual(['SUMS is damaged in line 2', 'SUMS is damaged in line 3']);
     expect(lost).toEqual([0, 1, 1, 0, 0, 0]);
+  });
+
+  it('reads a file that is too large to be read at once', () => {
+    const chunkCount = 250_000;
+    const root = path.join(temporaryDirectory(), 'demo');
+    writeTree(root, { disks: [{ target: 'vda', content: new Uint8Array(0), look: 'skip' }] });
+    editManifest(root, ({ disks }) => {
+      Object.assign((disks as object[])[0]!, { size: chunkCount * 4096, chunkSize: 4096, chunkCount });
+    });
+    const words = Uint32Array.from({ length: chunkCount * 2 }, (_, i) => Math.imul(i, 0x9e3779b1));
+    const isSkipped = (chunk: number) => chunk % 7 === 0;
+    const lines = Array.from({ length: chunkCount }, (_, i) => {
+      const line = isSkipped(i) ? skippedSumsLine : sumsLine;
+      return line(VDA, i, formatHash(words[i * 2]!, words[i * 2 + 1]!));
+    });
+    lines[200_000] = lines[200_000]!.replace('vda', 'vdb');
+    words.fill(0, 400_000, 400_002);
+    fs.writeFileSync(path.join(root, 'vda.xxh64'), lines.join(''));
+    const tree = Tree.open(root);
+    const found = readSums(tree, tree.disk('vda'));
+    tree.close();
+    expect(Buffer.compare(Buffer.from(found.hashes.buffer), Buffer.from(words.buffer))).toBe(0);
+    expect(found.skipped!.findIndex((value, i) => value !== Number(isSkipped(i)))).toBe(-1);
+    expect(found.lost!.findIndex((value, i) => value !== Number(i === 200_000))).toBe(-1);
+    expect(found.problems.map(({ message }) => message)).toEqual([
+      `${root}/vda.xxh64 is damaged in line 200001`,
+    ]);
   });
 
   it('does not follow a link', () => {
