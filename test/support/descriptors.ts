@@ -13,3 +13,8 @@ export function isOpen(file: string): boolean {
     }
   });
 }
+
+/** How many descriptors this process has. */
+export function openDescriptors(): number {
+  return fs.readdirSync(DIRECTORY).length;
+}
