@@ -48,6 +48,14 @@ describe('diff', () => {
     ]);
   });
 
+  it.each([0, 15])('compares digit %i of the hashes', async (digit) => {
+    const trees = pair([]);
+    const file = path.join(trees.after, 'vda.xxh64');
+    const sums = fs.readFileSync(file, 'latin1');
+    fs.writeFileSync(file, sums.slice(0, digit) + (sums[digit] === '0' ? '1' : '0') + sums.slice(digit + 1));
+    expect((await diff(trees)).disks[0]!.changedChunks).toBe(1);
+  });
+
   it('reads no chunk', async () => {
     const trees = pair([5]);
     for (const tree of Object.values(trees)) fs.rmSync(path.join(tree, 'vda'), { recursive: true });
