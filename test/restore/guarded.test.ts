@@ -198,3 +198,17 @@ it('two cannot restore to one file, or one block device, at once', async () => {
     }
   });
 });
+
+/** How long another program has a target locked. */
+const PROBING_MS = 1000;
+
+it('a block device is waited for while udev looks at it, a file is not', async () => {
+  const { beside } = demoTree();
+  fs.writeFileSync(beside('disk.img'), '');
+  const [udev, ours] = [fs.openSync(beside('disk.img'), 'r+'), fs.openSync(beside('disk.img'), 'r+')];
+  await lockTarget(udev, 'udev');
+  await expect(lockTarget(ours, 'disk.img')).rejects.toMatchObject({ kind: 'locked' });
+  setTimeout(() => fs.closeSync(udev), PROBING_MS);
+  await lockTarget(ours, 'disk.img', { device: true });
+  fs.closeSync(ours);
+});
