@@ -1,13 +1,17 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { getEventListeners } from 'node:events';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import { restoreToStream } from '../../src/restore/restore-stream.js';
+import { Tree } from '../../src/restore/tree.js';
 import { CLI } from '../support/chunkmount.js';
 import { build, requireAll } from '../support/requirements.js';
 import { chunkFile, writeTree, xxh64 } from '../support/trees.js';
-import { temporaryDirectory } from './built.js';
+import { RecordingContext, temporaryDirectory } from './built.js';
 import { demoTree, editManifest, KIB, MIB } from './demo-tree.js';
 
 beforeAll(() => requireAll(build));
@@ -126,4 +130,24 @@ describe('restore to standard output that takes no more says so once', () => {
       said: 'chunkmount: error: the output cannot be written: ENOSPC\n  make room where it goes\n',
     });
   });
+});
+
+it('restore to standard output listens to one signal at a time, however many chunks there are', async () => {
+  const { root, content } = demoTree();
+  const { signal, reporter } = new RecordingContext();
+  const listeners: number[] = [];
+  const parts: Buffer[] = [];
+  const stream = new Writable({
+    write: (data: Buffer, _, done) => {
+      parts.push(Buffer.from(data));
+      listeners.push(getEventListeners(signal, 'abort').length);
+      done();
+    },
+  });
+  const tree = Tree.open(root);
+  await restoreToStream(tree, 'vda', stream, { signal, reporter, keepGoing: false });
+  tree.close();
+  expect(Buffer.concat(parts).equals(content)).toBe(true);
+  expect(new Set(listeners)).toEqual(new Set([1]));
+  expect(getEventListeners(signal, 'abort')).toEqual([]);
 });
