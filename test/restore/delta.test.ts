@@ -87,6 +87,10 @@ describe('restore --delta to a file', () => {
       await errorOf(restore({ tree: root, to, delta: true, force: true }), 'integrity');
       expect(fs.statSync(to).size).toBe(size);
       flipBit(chunk(CHUNKS - 1));
+      const stopped = new RecordingContext();
+      stopped.controller.abort();
+      await errorOf(runRestore({ ...DEFAULTS, tree: root, to, delta: true, force: true }, stopped), 'failed');
+      expect(fs.statSync(to).size).toBe(size);
       await restore({ tree: root, to, delta: true, force: true });
       expect(fs.readFileSync(to).equals(content)).toBe(true);
     },
