@@ -6,6 +6,7 @@ import type { RestoreOptions } from '../../src/commands/restore.js';
 import { run } from '../../src/host/exec.js';
 import type { RestoreResult } from '../../src/restore/restore-disk.js';
 import { CLI } from '../support/chunkmount.js';
+import { isOpen } from '../support/descriptors.js';
 import { build, program, requireAll } from '../support/requirements.js';
 import { testBytes, writeTree } from '../support/trees.js';
 import { built, errorOf, RecordingContext, temporaryDirectory } from './built.js';
@@ -85,6 +86,16 @@ describe('restore to a new file', () => {
     const { root, beside } = demoTree();
     await restore({ tree: root, to: beside('new.img') });
     expect(fs.statSync(beside('new.img')).mode & 0o777).toBe(0o600);
+  });
+
+  it('closes it, and what it was read from', async () => {
+    const { root, beside, chunk } = demoTree();
+    const to = beside('new.img');
+    for (const given of [{}, { delta: true }, { force: true }]) {
+      await restore({ tree: root, to, ...given });
+      const files = [to, root, path.join(root, 'vda'), path.dirname(chunk(0)), chunk(0)];
+      expect(files.map((file) => isOpen(fs.realpathSync(file)))).toEqual(files.map(() => false));
+    }
   });
 
   it('prints the path of the image, and everything else elsewhere', async () => {
