@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import type { VerifyReport } from '../../src/restore/verify.js';
+import { MAX_LISTED } from '../../src/restore/worker-pool.js';
 import { build, program, requireAll } from '../support/requirements.js';
 import { chunkFile, testBytes, writeTree, xxh64 } from '../support/trees.js';
 import { built, errorOf, RecordingContext, temporaryDirectory } from './built.js';
@@ -106,6 +107,19 @@ describe('verify', () => {
     // The first of them is the size of the file.
     expect(problemCount).toBe(1 + 1500);
     expect(problems).toHaveLength(1 + 1000);
+  });
+
+  it('counts all damaged chunks, more than it lists', async () => {
+    const root = path.join(temporaryDirectory(), 'demo');
+    writeTree(root, { disks: [{ target: 'vda', content: new Uint8Array(0) }] });
+    const chunkCount = MAX_LISTED + 5;
+    editManifest(root, ({ disks }) => {
+      Object.assign((disks as object[])[0]!, { size: chunkCount * CHUNK, chunkSize: CHUNK, chunkCount });
+    });
+    const lines = Array.from({ length: chunkCount }, (_, i) => `${'0'.repeat(16)}  ${chunkFile('vda', i)}\n`);
+    fs.writeFileSync(path.join(root, 'vda.xxh64'), lines.join(''));
+    const { problemCount, problems } = await report({ tree: root });
+    expect([problemCount, problems.length]).toEqual([chunkCount, MAX_LISTED]);
   });
 
   it('does not resolve entities in domain XML', async () => {
