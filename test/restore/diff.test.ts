@@ -3,7 +3,9 @@ import * as path from 'node:path';
 import { DOMParser, onErrorStopParsing } from '@xmldom/xmldom';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { ManifestDisk } from '../../src/chunks/manifest.js';
 import { diffCommand, runDiff } from '../../src/commands/diff.js';
+import { differingRanges } from '../../src/restore/compare.js';
 import type { TreeDiff } from '../../src/restore/diff.js';
 import { diskMap, shade, textMap } from '../../src/restore/disk-map.js';
 import { isSampled } from '../../src/restore/sample.js';
@@ -54,6 +56,15 @@ describe('diff', () => {
     const sums = fs.readFileSync(file, 'latin1');
     fs.writeFileSync(file, sums.slice(0, digit) + (sums[digit] === '0' ? '1' : '0') + sums.slice(digit + 1));
     expect((await diff(trees)).disks[0]!.changedChunks).toBe(1);
+  });
+
+  it('takes a chunk whose hash is lost in either for a changed one', () => {
+    const disk = { target: 'vda', chunkSize: CHUNK, chunkCount: 3 } as ManifestDisk;
+    const side = (lost?: Uint8Array) => ({ disk, sums: { hashes: new Uint32Array(6), lost } });
+    const [intact, damaged] = [side(), side(Uint8Array.of(0, 1, 0))];
+    expect(differingRanges(intact, intact)).toEqual([]);
+    expect(differingRanges(intact, damaged)).toEqual([{ first: 1, count: 1 }]);
+    expect(differingRanges(damaged, intact)).toEqual([{ first: 1, count: 1 }]);
   });
 
   it('reads no chunk', async () => {
