@@ -258,6 +258,15 @@ describe('restore to a block device', () => {
     });
   });
 
+  it('takes one that is exactly as large as the disk', async () => {
+    const { root, content, beside } = demoTree(testBytes(8 * CHUNK));
+    fs.writeFileSync(beside('backing'), Buffer.alloc(content.byteLength, 0xee));
+    await withLoopDevice(beside('backing'), async (to) => {
+      await restore({ tree: root, to, force: true });
+    });
+    expect(fs.readFileSync(beside('backing')).equals(content)).toBe(true);
+  });
+
   it('refuses one that is mounted', async () => {
     const { root, beside } = demoTree();
     const file = beside('backing');
