@@ -7,7 +7,7 @@ import { checkDiskDirectory, checkTopLevel } from '../../src/restore/tree-check.
 import { openDescriptors } from '../support/descriptors.js';
 import { writeTree } from '../support/trees.js';
 import { temporaryDirectory } from './built.js';
-import { CHUNK, demoContent, demoTree, XML } from './demo-tree.js';
+import { CHUNK, demoContent, demoTree, MIB, XML } from './demo-tree.js';
 
 it('a tree that cannot be opened leaves no descriptor', () => {
   const { root } = demoTree();
@@ -17,6 +17,12 @@ it('a tree that cannot be opened leaves no descriptor', () => {
   fs.rmSync(path.join(root, 'manifest.json'));
   expect(() => Tree.open(root)).toThrow(/is missing/);
   expect(openDescriptors()).toBe(before);
+});
+
+it('a manifest that no tree needs to be as large as is not read', () => {
+  const { root } = demoTree();
+  fs.truncateSync(path.join(root, 'manifest.json'), 8 * MIB + 1);
+  expect(() => Tree.open(root)).toThrow(/manifest\.json is too large: 8388609 bytes$/);
 });
 
 it('looking at a tree leaves no descriptor, however many directories it has', () => {
