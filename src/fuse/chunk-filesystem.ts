@@ -185,7 +185,7 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
   getxattr(inode: number, name: string): string | number {
     const node = this.#node(inode);
     if (node === undefined) return ENOENT;
-    return node.kind === 'chunk' && name === HASH_XATTR ? node.view.xattrOf(node.number) : ENODATA;
+    return node.kind === 'chunk' && name === HASH_XATTR ? node.view.hashOf(node.number) : ENODATA;
   }
 
   listxattr(inode: number): readonly string[] | number {
@@ -344,7 +344,7 @@ export class ChunkFilesystem implements ReadOnlyFilesystem {
       } else {
         const attributes = this.getattr(base + i, this.#attributes) < 0 ? undefined : this.#attributes;
         if (!entries.entry(prefix + HEX_BYTES[i]!, base + i, 'file', next, attributes)) return;
-        known = attributes !== undefined && i < alike;
+        known = attributes !== undefined;
       }
     }
   }

@@ -10,7 +10,7 @@ import { LOST, UNREADABLE, ZERO } from '../content-index/rows.js';
 import { ExtentMap } from '../image/extent-map.js';
 import { ExtentReader } from '../image/extent-reader.js';
 import type { TreeDisk } from './chunk-tree.js';
-import { EIO, ENODATA } from './errno.js';
+import { EIO } from './errno.js';
 
 /** Large enough for any sums line: targets have at most 16 characters. */
 const SECTOR = 512;
@@ -154,11 +154,6 @@ export class DiskView {
       from += piece.length;
     }
     return Math.max(0, end - position);
-  }
-
-  /** The value of the hash xattr of a chunk. */
-  xattrOf(chunk: number): string | number {
-    return this.hasChunk(chunk) ? this.hashOf(chunk) : ENODATA;
   }
 }
 

@@ -144,4 +144,15 @@ describe('the counters', () => {
     other.ask(Opcode.FORGET, chunk, Buffer.alloc(8));
     expect(other.counters()).toEqual({ ...counted, requests: 11, ioErrors: 1 });
   });
+
+  it('take for stats what listings tell beside the names, of each listing anew', async () => {
+    const other = await Exchange.of(trees.tree({ vdd: [noise(3 * CHUNK)] }));
+    const directory = other.node('vdd/000000');
+    const before = other.counters().stats!;
+    const list = () => other.ask(Opcode.READDIRPLUS, directory, encode(READ_IN, { size: 4096 }));
+    list();
+    expect(other.counters().stats).toBe(before + 3);
+    list();
+    expect(other.counters().stats).toBe(before + 6);
+  });
 });
