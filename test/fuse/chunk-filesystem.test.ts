@@ -3,13 +3,13 @@ import { constants } from 'node:os';
 import * as path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { beginAudit } from '../../src/content-index/audit.js';
-import { LOST } from '../../src/content-index/rows.js';
+import { LOST, RESOLVED } from '../../src/content-index/rows.js';
 import { Opcode } from '../../src/fuse/wire/protocol.js';
 import { Exchange, fields } from './exchange.js';
 import { CHUNK, noise, SampleTrees, SNAPSHOT } from './sample-tree.js';
 import { ATTR_OUT, encode, GETXATTR_IN, LSEEK_IN, READ_IN } from './wire/layouts.js';
 
-const { EIO } = constants.errno;
+const { EIO, ENOENT } = constants.errno;
 
 const trees = new SampleTrees();
 afterAll(() => trees.remove());
@@ -105,6 +105,15 @@ it('chunks of zeros that are skipped are listed with attributes as little as wit
   }
 });
 
+it('a name next to the last chunk is nothing that is looked at, also where zeros are skipped', async () => {
+  const tree = trees.tree({ vda: [noise(CHUNK)] }, CHUNK, { skipZeros: true });
+  const exchange = await Exchange.of(tree);
+  const directory = exchange.node('vda/000000');
+  expect(exchange.lookup(directory, '00000001').error).toBe(-ENOENT);
+  expect(exchange.lookup(directory, '00000000').error).toBe(0);
+  expect(tree.disks[0]!.rows.control[RESOLVED]).toBe(1);
+});
+
 it('chunks are listed with their own times, all three', async () => {
   const tree = trees.tree({ vda: [noise(3 * CHUNK)] });
   const disk = { ...tree.disks[0]!, keep: { samples: new Uint32Array(), falseZeros: [] } };
@@ -172,7 +181,7 @@ describe('disks of unusual sizes', () => {
     const exchange = await Exchange.of(trees.tree({ vda: [10 * 2 ** 40] }, 256 * 1024));
     const last = exchange.node('vda/027fff/027fffff');
     expect(fields(exchange.ask(Opcode.GETATTR, last), ATTR_OUT)).toMatchObject({ size: 262144n, blocks: 0n });
-    expect(exchange.ask(Opcode.GETATTR, last + 1n)!.error).toBe(-constants.errno.ENOENT);
+    expect(exchange.ask(Opcode.GETATTR, last + 1n)!.error).toBe(-ENOENT);
   });
 });
 

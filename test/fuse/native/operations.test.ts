@@ -139,6 +139,19 @@ describe('read', () => {
     expect(String(read('/manifest.json', 0, 4096))).toBe(MANIFEST);
   });
 
+  // libfuse's buffer has no byte more than is wanted.
+  it('gives any part of the sums', () => {
+    const sums = read('/vda.xxh64', 0, 4096) as Buffer;
+    const line = sums.length / 4;
+    expect(line).toBe(sums.indexOf('\n') + 1);
+    for (const position of [0, 1, line - 1, line, sums.length - 1, sums.length]) {
+      for (const length of [0, 1, line - 1, line, line + 1, 2 * line])
+        expect(read('/vda.xxh64', position, length)).toEqual(
+          Buffer.from(sums.subarray(position, position + length)),
+        );
+    }
+  });
+
   it('is for files', () => {
     expect(read('/vda', 0, 1)).toBe(-EISDIR);
   });
