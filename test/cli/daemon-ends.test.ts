@@ -95,6 +95,26 @@ describe('the daemon', () => {
     expect(fs.readdirSync(index)).toEqual(before);
   });
 
+  it('that cannot save what it found out tells cleanup so', async () => {
+    await chunkmount.succeed(...given);
+    await eventually(async () => {
+      const { scan } = JSON.parse(await chunkmount.succeed('list', '--json')).sessions[0].daemon;
+      return scan.resolved === scan.chunks;
+    });
+    // The last file that it writes.
+    const record = path.join(chunkmount.stateDirectory, 'index/demo/disk0.tracking.v1.json');
+    fs.rmSync(record, { force: true });
+    fs.mkdirSync(record);
+    try {
+      expect(expectError(await cleanup(), 1)).toEqual({
+        message: expect.stringMatching(/^the index could not be saved: EISDIR/),
+        hint: 'the backup is good, but the next one may send chunks again that did not change',
+      });
+    } finally {
+      fs.rmdirSync(record);
+    }
+  });
+
   it('that is told to end because a reader held on to the tree ends well', async () => {
     await chunkmount.succeed(...given);
     const fd = fs.openSync(chunk, 'r');
