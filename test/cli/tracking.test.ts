@@ -75,6 +75,10 @@ describe('an image that was not written since', () => {
         'chunk disk0/000000/00000021 had changed although tracker still said no',
       );
       expect(later(first.stats, found.stats)).toEqual(['000000/00000021']);
+      // What another tracker may go on from: the time that was shown.
+      disk.edit(({ sums }) =>
+        expect(found.sumsStat.split(' ')[1]).toMatch(new RegExp(`^${sums.mtime}\\.0+$`)),
+      );
       // Not believed, and everybody is told, until another session has read it all.
       const second = await disk.session();
       expect(second).toMatchObject({ exitCode: 0, kept: 0, sums: disk.expectedSums() });
