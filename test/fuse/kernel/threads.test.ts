@@ -10,13 +10,20 @@ import { build, fuseDevice, program, requireAll, root } from '../../support/requ
 /** Shared numbers: how many threads have made themselves a file system; whether the slow link is being read, and may be. */
 const [INSTANCES, WAITING, RELEASED] = [0, 1, 2];
 
-/** A directory with two links, of which one takes until it is released. Threads after the first `most` cannot serve it. */
+/**
+ * A directory with two links, of which one takes until it is released. Threads after the first `most` cannot serve it; of those that
+ * can, all but the first one die of names that begin with "deadly".
+ */
 const FACTORY = `data:text/javascript,${encodeURIComponent(`
   const names = { slow: 2, fast: 3 };
   export async function createFilesystem({ shared, most }) {
-    if (Atomics.add(shared, ${INSTANCES}, 1) >= most) throw new Error('no more of them');
+    const number = Atomics.add(shared, ${INSTANCES}, 1);
+    if (number >= most) throw new Error('no more of them');
     return {
-      lookup: (_, name) => names[name] ?? -2,
+      lookup: (_, name) => {
+        if (number > 0 && name.startsWith('deadly')) throw new Error('this thread dies');
+        return names[name] ?? -2;
+      },
       getattr: (inode, into) => {
         Object.assign(into, { inode, kind: inode === 1 ? 'directory' : 'symlink', size: 0, blocks: 0, mtime: 1, mtimeNs: 0 });
         Object.assign(into, { mode: 0o755, nlink: 1, uid: 0, gid: 0, blockSize: 4096 });
@@ -61,10 +68,14 @@ async function whileServed(
   } finally {
     Atomics.store(shared, RELEASED, 1);
     Atomics.notify(shared, RELEASED);
-    await execa('umount', ['--lazy', mountpoint]);
+    // Who asked a thread that died waits until the connection is aborted, even when killed.
+    await execa('umount', ['--force', '--lazy', mountpoint]);
   }
-  await server.ended;
-  fs.closeSync(device);
+  try {
+    await server.ended;
+  } finally {
+    fs.closeSync(device);
+  }
 }
 
 const linkOf = async (name: string) => (await execa('readlink', [path.join(mountpoint, name)])).stdout;
@@ -91,6 +102,23 @@ it('others that cannot serve are told, and missed by nobody', async () => {
     expect(await linkOf('fast')).toBe('at once');
   });
   told.mockRestore();
+});
+
+it('one of the others that dies while it serves is an error: nobody else answers what it was asked', async () => {
+  const readers: PromiseLike<unknown>[] = [];
+  const served = whileServed(3, async (_, server) => {
+    let dead = false;
+    server.ended.catch(() => {
+      dead = true;
+    });
+    // The kernel remembers what is not there, so each name is asked for once.
+    for (let i = 0; !dead && i < 100; i++) {
+      readers.push(execa('readlink', [path.join(mountpoint, `deadly${i}`)], { reject: false }));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  });
+  await expect(served).rejects.toThrow('this thread dies');
+  await Promise.all(readers);
 });
 
 it('a mount that is gone before the others come gets none', async () => {
