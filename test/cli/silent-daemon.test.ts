@@ -74,7 +74,10 @@ describe('a daemon that does not answer, but lives', () => {
   });
 
   it('leaves nobody who waits for the unmount with questions that have no answer', async () => {
-    await waitForUnmount(session(), AbortSignal.timeout(5_000));
+    const patience = AbortSignal.timeout(5_000);
+    await waitForUnmount(session(), patience);
+    // It was not taken for gone.
+    expect(patience.aborted).toBe(true);
     expect(process.getActiveResourcesInfo().filter((kind) => /FSReq|ChildProcess/i.test(kind))).toEqual([]);
     signalDaemon('SIGKILL');
     await eventually(() => daemon() === undefined);
