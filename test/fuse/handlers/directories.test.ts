@@ -89,8 +89,10 @@ describe('READDIR and READDIRPLUS', () => {
     for (const directory of ['', 'vda', 'vda/000000', 'vdb', 'vdb/000000', 'vdb/000001']) {
       const [, , ...rest] = list(exchange.node(directory), Opcode.READDIRPLUS, size);
       expect(rest).not.toEqual([]);
-      for (const { name, entry } of rest)
+      for (const { name, entry, ino, nodeid } of rest) {
         expect(entry).toEqual(exchange.lookup(exchange.node(directory), name).payload);
+        expect(ino).toBe(nodeid);
+      }
     }
   });
 
