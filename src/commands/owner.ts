@@ -1,12 +1,26 @@
 import * as fs from 'node:fs';
-import { usage } from '../errors.js';
+import { failed, systemCode, usage } from '../errors.js';
+
+/** A number needs no file; some containers have none. */
+function linesOf(file: string, evenWithout: boolean): string[] {
+  try {
+    return fs.readFileSync(file, 'utf8').split('\n');
+  } catch (error) {
+    if (evenWithout) return [];
+    throw failed(`${file}, which has the numbers of names, cannot be read: ${systemCode(error) ?? error}`, {
+      hint: 'give numbers: --owner=1000:1000',
+      cause: error,
+    });
+  }
+}
 
 /** Number of a user or group, by name or number, from /etc/passwd or /etc/group (both: name, password, number, …). */
 function lookup(file: string, what: string, name: string): { id: number; fields: string[] } {
-  const lines = fs.readFileSync(file, 'utf8').split('\n');
+  const isNumber = /^[0-9]{1,10}$/.test(name);
+  const lines = linesOf(file, isNumber);
   const fields = lines.map((line) => line.split(':')).find((parts) => parts[0] === name || parts[2] === name);
   if (fields?.[2] !== undefined) return { id: Number(fields[2]), fields };
-  if (/^[0-9]{1,10}$/.test(name)) return { id: Number(name), fields: [] };
+  if (isNumber) return { id: Number(name), fields: [] };
   throw usage(`there is no ${what} called ${JSON.stringify(name)} on this host`, {
     hint: 'give --owner=USER[:GROUP]',
   });
