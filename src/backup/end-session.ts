@@ -6,6 +6,7 @@ import { fsyncDirectory } from '../host/durable.js';
 import { rawViewUndo } from '../image/raw-view-undo.js';
 import { Virsh } from '../libvirt/virsh.js';
 import type { Reporter } from '../report/reporter.js';
+import { givenName, type NamedBy } from '../session/given-name.js';
 import { Journal } from '../session/journal.js';
 import { Lock } from '../session/lock.js';
 import type { StateDirectory } from '../session/state-directory.js';
@@ -98,7 +99,7 @@ async function endLocked(request: EndRequest): Promise<EndResult> {
       return readDamage(directory) ?? noted;
     };
     const problems = await undoSession(session, { inspect, unserved });
-    if (problems.length > 0) throw unfinished(name, problems);
+    if (problems.length > 0) throw unfinished(name, problems, record?.source);
   } finally {
     journal.close();
   }
@@ -124,13 +125,13 @@ async function dropKept(request: EndRequest): Promise<boolean> {
 }
 
 /** What to throw when an undo left something: the only problem, or all of them in one sentence. */
-export function unfinished(name: string, problems: readonly Error[]): ChunkmountError {
+export function unfinished(name: string, problems: readonly Error[], namedBy?: NamedBy): ChunkmountError {
   const [first] = problems;
   if (problems.length === 1 && first instanceof ChunkmountError) return first;
   return failed(
     `${name} could not be cleaned up: ${[...new Set(problems.map(({ message }) => message))].join('; ')}`,
     {
-      hint: `mend that, then run it again: chunkmount cleanup --vm=${name}`,
+      hint: `mend that, then run it again: chunkmount cleanup ${givenName(name, namedBy)}`,
       cause: first,
     },
   );

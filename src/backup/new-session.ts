@@ -4,6 +4,7 @@ import { checkName } from '../chunks/names.js';
 import { ChunkmountError, messageOf } from '../errors.js';
 import { makeDirectory } from '../host/durable.js';
 import type { Reporter } from '../report/reporter.js';
+import { givenName } from '../session/given-name.js';
 import { Journal } from '../session/journal.js';
 import { exclusively, Lock } from '../session/lock.js';
 import { undoSession, unfinished } from './end-session.js';
@@ -46,10 +47,13 @@ export interface SessionWork<T> {
 export async function inNewSession<T>(request: SessionRequest, work: SessionWork<T>): Promise<T> {
   const { settings } = request;
   const name = checkName(request.source.name);
-  const lock = await Lock.acquire(settings.state.locks, name, { command: request.command });
+  const lock = await Lock.acquire(settings.state.locks, name, {
+    command: request.command,
+    namedBy: request.source.kind,
+  });
   let keep = false;
   try {
-    const journal = await begin(name, settings);
+    const journal = await begin(request.source, settings);
     try {
       const result = await doOrUndo(request, newSession(settings, name, journal), work);
       keep = settings.keepLock;
@@ -63,7 +67,7 @@ export async function inNewSession<T>(request: SessionRequest, work: SessionWork
 }
 
 async function doOrUndo<T>(
-  { source: { name }, settings, reporter, insisted }: SessionRequest,
+  { source: { name, kind }, settings, reporter, insisted }: SessionRequest,
   session: NewSession,
   { work, stays }: SessionWork<T>,
 ): Promise<T> {
@@ -76,11 +80,12 @@ async function doOrUndo<T>(
   } catch (error) {
     const problems = await undo();
     for (const problem of problems) reporter.warn(messageOf(problem));
-    if (problems.length > 0) reporter.warn(`${name} is not as it was: run chunkmount cleanup --vm=${name}`);
+    if (problems.length > 0)
+      reporter.warn(`${name} is not as it was: run chunkmount cleanup ${givenName(name, kind)}`);
     throw error;
   }
   const problems = stays ? [] : await undo();
-  if (problems.length > 0) throw unfinished(name, problems);
+  if (problems.length > 0) throw unfinished(name, problems, kind);
   return result;
 }
 
@@ -93,10 +98,10 @@ function newSession({ state }: BackupSettings, name: string, journal: Journal): 
 const COUNT_LOCK = '.max-backups';
 
 /** Begins the session, unless there is one, or there are too many. Of those who begin at once, each has to see the others. */
-async function begin(name: string, settings: BackupSettings): Promise<Journal> {
+async function begin(source: Source, settings: BackupSettings): Promise<Journal> {
   const checked = () => {
-    checkNoSession(name, settings);
-    return makeJournal(settings, name);
+    checkNoSession(source, settings);
+    return makeJournal(settings, source.name);
   };
   return settings.maxBackups > 0 ? exclusively(settings.state.locks, COUNT_LOCK, checked) : checked();
 }
@@ -112,7 +117,7 @@ function makeJournal({ state }: BackupSettings, name: string): Journal {
   }
 }
 
-function checkNoSession(name: string, settings: BackupSettings): void {
+function checkNoSession({ name, kind }: Source, settings: BackupSettings): void {
   const sessions = settings.state.sessions();
   if (sessions.includes(name)) {
     const record = readSessionRecord(settings.state.session(name));
@@ -121,7 +126,7 @@ function checkNoSession(name: string, settings: BackupSettings): void {
         ? 'was cut off while it began'
         : `is mounted at ${record.mountpoint} since ${record.begun}`;
     throw new ChunkmountError('locked', `${name} has a session already: it ${where}`, {
-      hint: `end it first: chunkmount cleanup --vm=${name}`,
+      hint: `end it first: chunkmount cleanup ${givenName(name, kind)}`,
     });
   }
   if (settings.maxBackups > 0 && sessions.length >= settings.maxBackups) {

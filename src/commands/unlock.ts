@@ -24,7 +24,8 @@ export async function runUnlock(options: UnlockOptions, context: CommandContext)
   const { reporter, signal } = context;
   const { locks } = stateDirectory(options);
   const names = givenNames(options);
-  if (names.length === 0) throw usage('nothing to unlock was named', { hint: 'give --vm=NAME' });
+  if (names.length === 0)
+    throw usage('nothing to unlock was named', { hint: 'give --vm=NAME or --name=NAME' });
   const outcomes = await forEachName(names, signal, async (name) => {
     const lock = await Lock.acquire(locks, name, { command: 'unlock', evenIfKept: true });
     const kept = lock.releaseKept();

@@ -6,6 +6,7 @@ import { ChunkmountError, failed, messageOf, systemCode } from '../errors.js';
 import { isDiskFull, makeDirectory, readIfExists, replaceFile } from '../host/durable.js';
 import { run } from '../host/exec.js';
 import { isAlive, ownIdentity } from '../host/process-identity.js';
+import { givenName, type NamedBy } from './given-name.js';
 
 const Schema = v.object({
   owner: v.object({ pid: v.number(), startTime: v.number(), bootId: v.string() }),
@@ -122,12 +123,12 @@ export class Lock {
 
   /**
    * Takes the lock or throws an error of kind `locked`. With `evenIfKept` a lock kept by `--keep-lock` does not
-   * stand in the way (for cleanup and unlock). Who takes it `brief`ly lets others wait instead of failing.
+   * stand in the way (for cleanup and unlock). `namedBy`: what the user gave the name of, for hints. Who takes it `brief`ly lets others wait instead of failing.
    */
   static async acquire(
     directory: string,
     name: string,
-    options: { command: string; evenIfKept?: boolean; brief?: boolean },
+    options: { command: string; namedBy?: NamedBy; evenIfKept?: boolean; brief?: boolean },
   ): Promise<Lock> {
     const recordFile = path.join(directory, `${name}.json`);
     const fd = openLockFile(directory, name);
@@ -148,7 +149,7 @@ export class Lock {
         throw locked(
           name,
           `${record.command} kept the lock on ${record.since}`,
-          `release it: chunkmount unlock --vm=${name}`,
+          `release it: chunkmount unlock ${givenName(name, options.namedBy)}`,
         );
       }
       if (record !== undefined && !record.kept && record.owner.pid !== process.pid && isAlive(record.owner)) {

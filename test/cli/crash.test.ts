@@ -52,7 +52,7 @@ describe('after a crash', () => {
       expect(await state()).toBe('dead');
       expect(await chunkmount.succeed('list')).toMatch(/^demo +dead +\//m);
       const refused = expectError(await chunkmount.run(given), 3);
-      expect(refused.hint).toBe('end it first: chunkmount cleanup --vm=demo');
+      expect(refused.hint).toBe('end it first: chunkmount cleanup --name=demo');
       const told = expectError(await cleanup(), 1);
       expect(told).toEqual({
         message:

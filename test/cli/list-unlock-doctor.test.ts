@@ -136,7 +136,7 @@ describe('what is there, and what is missing', () => {
       expect(await list()).toMatchObject([{ name: 'demo', state: 'locked', kept: true, mountpoint: null }]);
       const told = expectError(await chunkmount.run(given), 3);
       expect(told.message).toMatch(/^demo is locked: cleanup kept the lock on \d{4}-/);
-      expect(told.hint).toBe('release it: chunkmount unlock --vm=demo');
+      expect(told.hint).toBe('release it: chunkmount unlock --name=demo');
       const unlocked = await chunkmount.succeed('unlock', '--vm=demo', '--json');
       expect(JSON.parse(unlocked)).toEqual({ unlocked: ['demo'], failed: [] });
       expect(await list()).toEqual([]);
