@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { setMaxListeners } from 'node:events';
 import { closeSync, fstatSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
@@ -8,7 +9,7 @@ import type { CommandContext } from './commands/context.js';
 import { addVerbs, createProgram } from './commands/program.js';
 import { translateSpellings } from './commands/spellings.js';
 import { loadVerbs } from './commands/verbs.js';
-import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode } from './errors.js';
+import { ChunkmountError, EXIT_CODES, exitCodeOf, messageOf, systemCode, systemHint } from './errors.js';
 import type { Reporter } from './report/reporter.js';
 import { TextReporter } from './report/text-reporter.js';
 
@@ -80,18 +81,6 @@ function contextOf(
   return { reporter: makeReporter({ debug }), stdout: process.stdout, json, ...signals, exitWith };
 }
 
-/** What to do about errors of the system that nobody foresaw where they happened. */
-const SYSTEM_HINTS: Readonly<Record<string, string>> = {
-  EACCES: 'run this as root, or as a user who may do that',
-  EPERM: 'run this as root, or as a user who may do that',
-  ENOSPC: 'make room on that file system',
-  EDQUOT: 'make room: the quota of this user is used up',
-  EFBIG: 'raise the limit of the size of files: ulimit -f, or LimitFSIZE= of the systemd unit',
-  EMFILE: 'raise the limit of open files: ulimit -n, or LimitNOFILE= of the systemd unit',
-  ENFILE: 'the host has too many files open: raise fs.file-max',
-  EROFS: 'that file system is read-only: give another directory',
-};
-
 /** A path was given from a directory that has been removed or unmounted meanwhile. */
 function isOfWorkingDirectory(error: unknown): boolean {
   return error instanceof Error && 'syscall' in error && error.syscall === 'uv_cwd';
@@ -101,12 +90,11 @@ function hintFor(error: unknown): string | undefined {
   if (error instanceof ChunkmountError && error.hint !== undefined) return error.hint;
   // What a signal interrupts fails in ways that say nothing.
   if (received !== undefined) return undefined;
+  const hint = systemHint(error);
+  if (hint !== undefined) return hint;
   if (error instanceof ChunkmountError) return 'run it again with --debug to see what was done';
   if (isOfWorkingDirectory(error)) return 'the current directory is gone: change to one that is there';
-  return (
-    SYSTEM_HINTS[systemCode(error) ?? ''] ??
-    'this should not happen: run it again with --debug, and report it'
-  );
+  return 'this should not happen: run it again with --debug, and report it';
 }
 
 function printError(error: unknown, debug: boolean): void {
@@ -140,6 +128,8 @@ function findSystemPrograms(): void {
 async function main(): Promise<number> {
   const first = new AbortController();
   const second = new AbortController();
+  // A listener for each program that runs: of a VM with many disks more than the ten that Node.js warns from.
+  setMaxListeners(0, first.signal, second.signal);
   catchSignals(first, second);
   surviveClosedOutput();
   findSystemPrograms();

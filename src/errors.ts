@@ -56,6 +56,24 @@ export function systemCode(error: unknown): string | undefined {
   return typeof error.code === 'string' ? error.code : undefined;
 }
 
+/** What to do about errors of the system that nobody foresaw where they happened. */
+const SYSTEM_HINTS: Readonly<Record<string, string>> = {
+  EACCES: 'run this as root, or as a user who may do that',
+  EPERM: 'run this as root, or as a user who may do that',
+  ENOSPC: 'make room on that file system',
+  EDQUOT: 'make room: the quota of this user is used up',
+  EFBIG: 'raise the limit of the size of files: ulimit -f, or LimitFSIZE= of the systemd unit',
+  EMFILE: 'raise the limit of open files: ulimit -n, or LimitNOFILE= of the systemd unit',
+  ENFILE: 'the host has too many files open: raise fs.file-max',
+  EROFS: 'that file system is read-only: give another directory',
+};
+
+/** What to do about an error of the system, or one that says that it was caused by one; undefined if there is nothing to say. */
+export function systemHint(error: unknown): string | undefined {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return SYSTEM_HINTS[systemCode(error) ?? systemCode(cause) ?? ''];
+}
+
 /** What `read` returns, and nothing where it throws: for what is asked only as far as it can be told. */
 export function orNone<T>(read: () => T[]): T[] {
   try {

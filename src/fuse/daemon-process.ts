@@ -1,4 +1,4 @@
-import { ChunkmountError, type ErrorKind, messageOf } from '../errors.js';
+import { ChunkmountError, type ErrorKind, messageOf, systemHint } from '../errors.js';
 import type { Server, TransportKind } from './transport.js';
 
 /** The open /dev/fuse that whoever starts a daemon with the kernel transport hands over. */
@@ -103,7 +103,9 @@ export async function runDaemon(work: DaemonWork): Promise<void> {
   } catch (error) {
     console.error(error);
     const [kind, hint]: [ErrorKind, string | undefined] =
-      error instanceof ChunkmountError ? [error.kind, error.hint] : ['failed', undefined];
+      error instanceof ChunkmountError
+        ? [error.kind, error.hint ?? systemHint(error)]
+        : ['failed', systemHint(error)];
     report({ kind: 'failed', error: kind, message: messageOf(error), hint });
     await work.finish({ unmounted, hurried: true });
     // The message needs a moment to leave.

@@ -232,6 +232,30 @@ describe('with VMs, bad input', () => {
     }
   });
 
+  it('says so when the daemon has too many files open', async () => {
+    const layers = [chunkmount.path('layer0.qcow2')];
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', layers[0]!, '64M']);
+    for (let i = 1; i <= 50; i++) {
+      const [layer, below] = [chunkmount.path(`layer${i}.qcow2`), layers[i - 1]!];
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', below, '-F', 'qcow2', layer]);
+      await run('qemu-io', ['-c', `write ${i}M 64k`, layer]);
+      layers.push(layer);
+    }
+    const limited = ['--nofile=64', '--', process.execPath, CLI, `--image=${layers.at(-1)}`, '--name=deep'];
+    const { stderr } = await run('prlimit', limited, { env: chunkmount.env, accept: [1] });
+    const told = toldError(stderr);
+    expect(told.message).toMatch(/^the image file .* cannot be opened: EMFILE/);
+    expect(told.hint).toMatch(/^raise the limit of open files: ulimit -n/);
+  });
+
+  it('has no more to say when many programs run at once', async () => {
+    const images = Array.from({ length: 30 }, (_, i) => chunkmount.path(`many${i}.raw`));
+    for (const image of images) fs.writeFileSync(image, Buffer.alloc(4096, 1));
+    const mounted = await chunkmount.run([`--image=${images}`, '--name=many']);
+    expect(mounted).toMatchObject({ exitCode: 0, stderr: '' });
+    await chunkmount.succeed('cleanup', '--name=many');
+  });
+
   describe('without root', () => {
     const asNobody = async (...args: string[]) => {
       const user = [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups'];
