@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { toolVersion } from '../backup/version.js';
+import { usage } from '../errors.js';
 import type { CommandContext, CommandModule } from './context.js';
 import { DEFAULT_VERB } from './verbs.js';
 
@@ -13,6 +14,8 @@ Examples:
   chunkmount run --vm=mail01 -- sh -c 'rsync -a --delete "$CHUNKMOUNT_TREE/" backup:/srv/mail01/'
   chunkmount restore /srv/mail01 --disk=vda --to=/var/lib/libvirt/images/mail01.qcow2
   chunkmount restore --help                               what a command does, with examples; all of it: man chunkmount`;
+
+const NO_HELP = 'chunkmount --help names all commands';
 
 /** How commander shows help, and mistakes: in the form of our own errors. */
 function configure(command: Command, name: string): void {
@@ -40,7 +43,12 @@ export function createProgram(): Command {
     .version(toolVersion())
     .option('--debug', 'say what is done and why')
     .option('--json', 'the result as one JSON object on stdout')
-    .addHelpText('after', HELP);
+    .addHelpText('after', HELP)
+    .addHelpText('beforeAll', ({ error, command }) => {
+      // Of all that is wrong, only `help` of what is no command shows help.
+      if (error) throw usage(`there is no help on ${JSON.stringify(command.args.at(-1))}`, { hint: NO_HELP });
+      return '';
+    });
   configure(program, 'chunkmount');
   return program;
 }

@@ -88,7 +88,7 @@ function realPath(file: string): string {
   try {
     return fs.realpathSync(file);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') {
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) {
       throw failed(`there is no image ${file}`, {
         hint: 'look at --image: is it spelt right?',
         cause: error,

@@ -62,7 +62,8 @@ class BootPlaces {
     try {
       return fs.readdirSync(this.#root).filter(isName).sort();
     } catch (error) {
-      if (systemCode(error) === 'ENOENT') return [];
+      // Something above it may be a file, of which whoever makes directories complains.
+      if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return [];
       throw error;
     }
   }

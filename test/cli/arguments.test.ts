@@ -33,6 +33,15 @@ describe('the command line', () => {
     expect(stdout).not.toMatch(/undefined|\[object/);
   });
 
+  it('takes a file in the place of the state directory for one without boots', async () => {
+    expect(await chunkmount.succeed('boot', '--list', `--statedir=${image}`)).toBe('');
+  });
+
+  it('says that there is no image below a file', async () => {
+    const told = expectError(await chunkmount.run([`--image=${image}/x.raw`, '--name=x']), 1);
+    expect(told.message).toBe(`there is no image ${image}/x.raw`);
+  });
+
   it('says its version', async () => {
     const { version } = JSON.parse(
       fs.readFileSync(path.join(import.meta.dirname, '../../package.json'), 'utf8'),
@@ -54,7 +63,8 @@ describe('the command line', () => {
     [['--vm=a', '--name=b'], /--name and --format go with --image/, /name of its VM/],
     [['cleanup'], /nothing to clean up/, /--vm=NAME.*--all/],
     [['cleanup', 'mail01'], /too many arguments/, /chunkmount cleanup --help/],
-    [['unlock'], /nothing to unlock/, /--vm=NAME/],
+    [['unlock'], /nothing to unlock/, /--vm=NAME or --name=NAME/],
+    [['help', 'nosuch'], /there is no help on "nosuch"/, /--help names all commands/],
     [['run', '--vm=a'], /missing required argument 'command'/, /chunkmount run --help/],
     [['run', '--vm=a', 'rsync', '-a'], /unknown option '-a'/, /chunkmount run --help/],
     [['--vm=a', '--no-snapshot', '--quiesce=require'], /exclude each other/, /leave one of them out/],
