@@ -11,6 +11,17 @@ describe.each(['borg', 'rclone', 'restic', 'rsync'])('%s-daily', (name) => {
   });
 });
 
+describe.each(['borg', 'rclone', 'restic', 'rsync'])('%s-daily', (name) => {
+  it.each([['--all-running'], ['--vm=web'], ['--vm', 'web'], ['--state', '--vm=web']])(
+    'does not back up another VM in the place of the one: %s %s',
+    async (...options) => {
+      const script = path.join(EXAMPLES, name, `${name}-daily`);
+      const { exitCode, stderr } = await run(script, ['mail01', ...options], { accept: [2] });
+      expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: `${name}-daily: give one VM\n` });
+    },
+  );
+});
+
 describe('rclone-daily', () => {
   it('does not begin when it is to keep what is no number', async () => {
     const script = path.join(EXAMPLES, 'rclone/rclone-daily');
@@ -21,6 +32,15 @@ describe('rclone-daily', () => {
 });
 
 describe('rsync-daily', () => {
+  it('does not begin where its store is not mounted', async () => {
+    const script = path.join(EXAMPLES, 'rsync/rsync-daily');
+    const env = { STORE: '/nonexistent/store' };
+    const { exitCode, stderr } = await run(script, ['mail01'], { accept: [2], env });
+    const expected =
+      'rsync-daily: there is no directory /nonexistent/store: make it, or mount what it lies on\n';
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expected });
+  });
+
   it.each(['0', '-1', 'all'])('does not begin when it is to keep %s backups', async (keep) => {
     const script = path.join(EXAMPLES, 'rsync/rsync-daily');
     const { exitCode, stderr } = await run(script, ['mail01'], { accept: [2], env: { KEEP: keep } });

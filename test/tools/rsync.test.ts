@@ -78,6 +78,7 @@ describe('rsync', () => {
 
   it('keeps several backups as examples/rsync does it, with --link-dest; each one comes back', async () => {
     const STORE = vm.path('store');
+    fs.mkdirSync(STORE);
     vm.chunksRead();
     const first = await vm.content();
     const times: string[] = [];
