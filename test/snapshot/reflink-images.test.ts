@@ -8,7 +8,10 @@ import { Journal } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
 import type { Snapshot } from '../../src/snapshot/provider.js';
 import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
+import { isOpen, openFiles } from '../support/descriptors.js';
 import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
+import { pathWithout } from '../support/path-without.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -20,7 +23,12 @@ async function directoryOn(kind: FileSystemKind, options: Parameters<typeof Test
   return fileSystem.directory;
 }
 
-afterEach(() => fileSystem?.close());
+const realPath = process.env.PATH;
+
+afterEach(async () => {
+  process.env.PATH = realPath;
+  await fileSystem?.close();
+});
 
 /** A VM that is off, of which nobody need know, with one disk. */
 function domainOf(image: string, format: string): Domain {
@@ -91,6 +99,17 @@ describe('refuses', () => {
     expect(await refusal(image)).toMatch(/has only \d+ MiB left, and needs 64 MiB/);
   });
 
+  it('nothing when cp cannot be asked, and leaves no file open', async () => {
+    const directory = await directoryOn('xfs');
+    const image = path.join(directory, 'image');
+    fs.writeFileSync(image, 'x');
+    expect(await refusal(image)).toBeUndefined();
+    process.env.PATH = pathWithout(path.join(directory, 'bin'), 'cp').PATH;
+    await expect(refusal(image)).rejects.toThrow('cp');
+    // Those of the trial have no names.
+    expect(openFiles().filter((file) => file.startsWith(directory))).toEqual([]);
+  });
+
   it('a link to another file system', async () => {
     const directory = await directoryOn('xfs');
     const image = path.join(directory, 'image');
@@ -104,6 +123,7 @@ describe('refuses', () => {
 
 describe('an image', () => {
   const reporter = new RecordingReporter();
+  const cloneOf = (image: string) => path.join(path.dirname(image), 'vda.cm-s1.clone');
 
   async function frozen(image: string, format: string, look: (snapshot: Snapshot) => void | Promise<void>) {
     const domain = domainOf(image, format);
@@ -133,6 +153,58 @@ describe('an image', () => {
       const clone = disks[0]!.image.path;
       expect(fs.readFileSync(clone).equals(fs.readFileSync(image))).toBe(true);
       expect(fs.statSync(clone).mode & 0o777).toBe(0o400);
+      expect([isOpen(image), isOpen(clone)]).toEqual([false, false]);
+    });
+  });
+
+  it("is not cloned into a file of somebody else's, not even an empty one", async () => {
+    const image = path.join(await directoryOn('xfs'), 'image');
+    fs.writeFileSync(image, Buffer.alloc(MIB, 7));
+    fs.writeFileSync(cloneOf(image), '');
+    await expect(frozen(image, 'raw', () => {})).rejects.toThrow(/clone cannot be made: EEXIST/);
+    expect(fs.statSync(cloneOf(image)).size).toBe(0);
+    expect(isOpen(image)).toBe(false);
+  });
+
+  it('whose clone does not get durable leaves none, and no file open', async () => {
+    const directory = await directoryOn('xfs');
+    const image = path.join(directory, 'image');
+    fs.writeFileSync(image, Buffer.alloc(MIB, 7));
+    const fsync = fs.fsyncSync;
+    replaceInFs('fsyncSync', (fd: number) => {
+      if (fs.readlinkSync(`/proc/self/fd/${fd}`) === directory && fs.existsSync(cloneOf(image)))
+        throw new Error('EIO: the disk is broken');
+      fsync(fd);
+    });
+    await expect(frozen(image, 'raw', () => {})).rejects.toThrow('the disk is broken');
+    expect(fs.existsSync(cloneOf(image))).toBe(false);
+    expect([isOpen(image), isOpen(cloneOf(image))]).toEqual([false, false]);
+  });
+
+  it('whose clone cannot be made like it leaves none', async () => {
+    const directory = await directoryOn('btrfs');
+    const image = path.join(directory, 'image');
+    fs.writeFileSync(image, Buffer.alloc(MIB, 7));
+    process.env.PATH = pathWithout(path.join(directory, 'bin'), 'lsattr').PATH;
+    await expect(frozen(image, 'raw', () => {})).rejects.toThrow('lsattr');
+    expect(fs.existsSync(cloneOf(image))).toBe(false);
+  });
+
+  it('of a VM that is off cannot be written while it is cloned', async () => {
+    const directory = await directoryOn('xfs');
+    const image = path.join(directory, 'image');
+    fs.writeFileSync(image, Buffer.alloc(MIB, 7));
+    const { PATH } = pathWithout(path.join(directory, 'bin'), 'cp');
+    const script = `#!/bin/sh
+PATH='${realPath}'
+qemu-io -f raw -c 'write 0 512' '${image}' >'${directory}/said' 2>&1
+exec cp "$@"
+`;
+    fs.writeFileSync(path.join(PATH, 'cp'), script, { mode: 0o755 });
+    process.env.PATH = PATH;
+    await frozen(image, 'raw', ({ disks }) => {
+      expect(fs.readFileSync(path.join(directory, 'said'), 'utf8')).toContain('lock');
+      expect(fs.readFileSync(disks[0]!.image.path)[0]).toBe(7);
     });
   });
 

@@ -2,14 +2,14 @@ import * as fs from 'node:fs';
 
 const DIRECTORY = '/proc/self/fd';
 
-/** Whether this process has a descriptor of that file. */
-export function isOpen(file: string): boolean {
-  return fs.readdirSync(DIRECTORY).some((fd) => {
+/** What this process has descriptors of, as proc_pid_fd(5) shows it. */
+export function openFiles(): string[] {
+  return fs.readdirSync(DIRECTORY).flatMap((fd) => {
     try {
-      return fs.readlinkSync(`${DIRECTORY}/${fd}`) === file;
+      return [fs.readlinkSync(`${DIRECTORY}/${fd}`)];
     } catch {
       // Closed meanwhile, as the one of the listing is.
-      return false;
+      return [];
     }
   });
 }
@@ -17,4 +17,9 @@ export function isOpen(file: string): boolean {
 /** How many descriptors this process has. */
 export function openDescriptors(): number {
   return fs.readdirSync(DIRECTORY).length;
+}
+
+/** Whether this process has a descriptor of that file. */
+export function isOpen(file: string): boolean {
+  return openFiles().includes(file);
 }

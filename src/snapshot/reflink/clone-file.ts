@@ -21,17 +21,23 @@ export interface NewClone {
   readonly identity: ImageIdentity;
 }
 
-/** Makes the clone's file, still empty, which must not exist. The caller closes it. */
+/** Makes the clone's file, still empty. Throws ChunkmountError if none was made: there is one of that name already. The caller closes it. */
 export function makeCloneFile(file: string): NewClone {
+  let fd: number;
   try {
-    const fd = fs.openSync(file, 'wx', 0o600);
-    fsyncDirectory(path.dirname(file));
-    return { fd, identity: identityOfDescriptor(fd) };
+    fd = fs.openSync(file, 'wx', 0o600);
   } catch (error) {
     throw failed(`the clone ${file} cannot be made: ${messageOf(error)}`, {
       hint: 'can the directory of the image be written? --snapshot=overlay with --overlay-dir=DIR needs it not',
       cause: error,
     });
+  }
+  try {
+    fsyncDirectory(path.dirname(file));
+    return { fd, identity: identityOfDescriptor(fd) };
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
   }
 }
 
