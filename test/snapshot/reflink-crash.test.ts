@@ -3,10 +3,13 @@ import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
+import { pullProvider } from '../../src/snapshot/pull/provider.js';
 import { reflinkProvider } from '../../src/snapshot/reflink/provider.js';
 import { shareBlocks } from '../../src/snapshot/reflink/share-blocks.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
+import { whileOpenForWriting } from '../support/held-open.js';
 import {
   eventually,
   hasPattern,
@@ -75,6 +78,29 @@ describe('killed', () => {
   });
 });
 
+it('killed before it made the file, whose name somebody else then takes: that one stays', async () => {
+  expect(await session.dyingFreeze(reflinkProvider, domain.name, { records: 1 }, { targets: ['vdb'] })).toBe(
+    true,
+  );
+  const other = path.join(directory, `vdb.cm-${session.id}.clone`);
+  fs.writeFileSync(other, 'mine');
+  expect(await session.undo()).toEqual([]);
+  expect(session.reporter.messages.join('\n')).toContain(`warn: ${other} is not the clone`);
+  expect(fs.readFileSync(other, 'utf8')).toBe('mine');
+  fs.rmSync(other);
+});
+
+it('a VM that a job works on is refused', async () => {
+  const { virsh } = libvirt;
+  const loaded = await loadDomain(virsh, domain.name);
+  await session.freeze(pullProvider, domain.name);
+  expect(await reflinkProvider.refusal({ virsh, domain: loaded }, loaded.disks[0]!)).toMatch(
+    /disk vda: a job .* works on crash/,
+  );
+  expect(await session.undo()).toEqual([]);
+  await expectRestored();
+});
+
 describe('a clone', () => {
   function cloneOf(target: string): string {
     const name = fs.readdirSync(directory).find((file) => file.startsWith(`${target}.cm-`));
@@ -109,6 +135,19 @@ describe('a clone', () => {
     expect(session.reporter.messages.join('\n')).toContain(`warn: ${clone} is not the clone`);
     expect(fs.readFileSync(clone, 'utf8')).toBe('mine');
     for (const file of [clone, `${clone}.old`]) fs.rmSync(file);
+  });
+
+  it('that another VM has as its disk stays until that is over', async () => {
+    await session.freeze(reflinkProvider, domain.name, { targets: ['vdb'] });
+    const clone = cloneOf('vdb');
+    await whileOpenForWriting({ path: clone, format: 'raw' }, async () => {
+      expect((await session.undo()).map(({ message }) => message)).toEqual([
+        expect.stringContaining('another program has it open for writing'),
+      ]);
+      expect(fs.existsSync(clone)).toBe(true);
+    });
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
   });
 
   it('of a qcow2 has what QEMU had only in its memory, and is whole', async () => {

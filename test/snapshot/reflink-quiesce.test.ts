@@ -30,12 +30,15 @@ beforeAll(async () => {
   libvirt = await TestLibvirt.start();
   images = path.join(fileSystem.directory, 'images');
   fs.mkdirSync(images);
-  const [vda, vdb] = ['vda.qcow2', 'vdb.img'].map((name) => path.join(images, name)) as [string, string];
+  const file = (name: string) => path.join(images, name);
+  const [vda, vdb, vdc] = [file('vda.qcow2'), file('vdb.img'), file('vdc.img')];
   await makeImage(vda, 'qcow2', 2 ** 20, 0x11);
   await makeImage(vdb, 'raw', 2 ** 20, 0x22);
+  await makeImage(vdc, 'raw', 2 ** 20, 0x33);
   domain = await libvirt.define('frozen', [
     { target: 'vda', path: vda, format: 'qcow2' },
     { target: 'vdb', path: vdb, format: 'raw' },
+    { target: 'vdc', path: vdc, format: 'raw' },
   ]);
 });
 
@@ -65,7 +68,7 @@ it('is made while the file systems are frozen, or the memory saved, or not at al
   const session = new SnapshotSession(libvirt.virsh, path.join(libvirt.directory, 'session'), 'q1');
   const require = { options: { quiesce: 'require' } };
   await expect(freeze(session, require)).rejects.toThrow(/file systems of frozen were not frozen: .*agent/);
-  expect(fs.readdirSync(images)).toHaveLength(2);
+  expect(fs.readdirSync(images)).toHaveLength(3);
 
   const state = path.join(fileSystem.directory, 'state');
   fs.mkdirSync(state);
@@ -75,17 +78,30 @@ it('is made while the file systems are frozen, or the memory saved, or not at al
   process.env.PATH = `${state}:${realPath}`;
   expect(await freeze(session, require)).toMatchObject({
     consistency: 'filesystem',
-    disks: [{ kind: 'reflink', bus: 'virtio', image: { format: 'qcow2' } }, { kind: 'reflink' }],
+    disks: [
+      { kind: 'reflink', bus: 'virtio', image: { format: 'qcow2' } },
+      { kind: 'reflink' },
+      { kind: 'reflink' },
+    ],
   });
   // Their files are there already, and empty.
   const log = fs.readFileSync(path.join(state, 'log'), 'utf8').trim().split('\n');
-  expect(log).toEqual(['freeze', 'suspend 2', 'resume 2', 'thaw']);
+  expect(log).toEqual(['freeze', 'suspend 3', 'resume 3', 'thaw']);
   expect(await session.undo()).toEqual([]);
 
+  // One raw file is cloned at one moment; two of them are not, unless the VM stands still.
+  fs.rmSync(path.join(state, 'log'));
+  await freeze(session, { exclude: ['vda', 'vdc'] });
+  expect(await session.undo()).toEqual([]);
+  expect(fs.existsSync(path.join(state, 'log'))).toBe(false);
+  await freeze(session, { exclude: ['vda'] });
+  expect(await session.undo()).toEqual([]);
+  expect(fs.readFileSync(path.join(state, 'log'), 'utf8')).toBe('suspend 2\nresume 2\n');
+
   const memoryFile = path.join(libvirt.directory, 'session', 'memory');
-  const exclude = { exclude: ['vda'], options: { quiesce: 'no', memoryFile } };
+  const exclude = { exclude: ['vda', 'vdc'], options: { quiesce: 'no', memoryFile } };
   expect(await freeze(session, exclude)).toMatchObject({ consistency: 'memory', disks: [{ target: 'vdb' }] });
   expect(fs.statSync(memoryFile).size).toBeGreaterThan(0);
   expect(await session.undo()).toEqual([]);
-  expect(fs.readdirSync(images)).toHaveLength(2);
+  expect(fs.readdirSync(images)).toHaveLength(3);
 });
