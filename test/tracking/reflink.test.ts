@@ -2,115 +2,14 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { inspectImage } from '../../src/image/inspect.js';
-import { silentReporter } from '../../src/report/reporter.js';
-import type { JournalEntry } from '../../src/session/journal.js';
-import { identityOf, writeMark } from '../../src/snapshot/image-identity.js';
-import { REFLINK_KIND } from '../../src/snapshot/watched-kinds.js';
-import { reflinkTracker } from '../../src/tracking/reflink.js';
-import type { Changes, Facts, Observation, TrackedDisk } from '../../src/tracking/tracker.js';
+import { fileState } from '../../src/tracking/file-state.js';
 import { REFLINK_KINDS, TestFileSystem } from '../support/file-systems.js';
-import { noise } from '../support/images.js';
-
-const CLUSTER = 65536;
-const SIZE = 16 * CLUSTER;
+import { noise, temporaryDirectory } from '../support/images.js';
+import { CLUSTER, Image, known, overwrite, replaced, SIZE, timesKept, unknown } from './reflink-image.js';
 
 let directory: string;
 let base: string;
-let count = 0;
-
-/** An image, and what the tracker finds out about clones of it. */
-class Image {
-  readonly path: string;
-  clones = 0;
-  before: Facts | undefined;
-
-  constructor(readonly format: 'raw' | 'qcow2') {
-    this.path = path.join(directory, `image.${format}`);
-  }
-
-  async qemuImg(...args: string[]): Promise<void> {
-    await run('qemu-img', [...args], { cwd: directory });
-  }
-
-  async write(offset: number, length: number, options = ''): Promise<void> {
-    const pattern = options === '-z' ? '' : `-P ${(++count % 200) + 1}`;
-    const command = `write ${options} ${pattern} ${offset} ${length}`;
-    await run('qemu-io', ['-f', this.format, '-c', command, this.path]);
-  }
-
-  async make(): Promise<void> {
-    if (this.format === 'raw') return fs.writeFileSync(this.path, noise(SIZE, 1));
-    await this.qemuImg('create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', 'base.raw', this.path);
-    await this.write(4 * CLUSTER, 8 * CLUSTER);
-  }
-
-  async #disk(file: string, snapshot: JournalEntry | undefined): Promise<TrackedDisk> {
-    const reference = { path: file, format: this.format };
-    const { layers, sources, extents } = await inspectImage(reference, { reporter: silentReporter });
-    // The backing file seems to have been written long ago.
-    return { target: 'vda', layers, sources, extents, since: Date.now() + 5_000, snapshot, keep: true };
-  }
-
-  /** Clones the image as --snapshot=reflink does, and compares it with the last one of which that was done. */
-  async session(change: (entry: JournalEntry) => void = () => {}): Promise<Changes> {
-    const clone = path.join(directory, `vda.cm-${++this.clones}.clone`);
-    await run('cp', ['--reflink=always', this.path, clone]);
-    fs.chmodSync(clone, 0o400);
-    const image = { path: this.path, identity: identityOf(this.path) };
-    const record = { session: 's', target: 'vda', clone, image, file: identityOf(clone) };
-    const entry = { seq: 1, kind: REFLINK_KIND, data: { ...record, mark: writeMark(clone) }, done: true };
-    change(entry);
-    return this.compare(await this.#disk(clone, entry));
-  }
-
-  /** As where nothing is made, because nobody writes the image. */
-  async sessionOfItself(): Promise<Changes> {
-    return this.compare(await this.#disk(this.path, undefined));
-  }
-
-  async compare(disk: TrackedDisk): Promise<Changes> {
-    const observation: Observation = await reflinkTracker.observe(disk);
-    if (observation.kind === 'none') return { kind: 'unknown', reason: observation.reason };
-    expect(observation.lasting).toBe(disk.snapshot !== undefined);
-    expect(reflinkTracker.stillHolds(observation.facts)).toBe(true);
-    const before = this.before;
-    // As it comes back from the disk.
-    this.before = JSON.parse(JSON.stringify(observation.facts)) as Facts;
-    if (before === undefined) return { kind: 'unknown', reason: 'first' };
-    return reflinkTracker.changesSince(before, observation.facts, { disk, reporter: silentReporter });
-  }
-
-  /** The file of the clone that is kept. */
-  get kept(): string {
-    return path.join(directory, `vda.cm-${this.clones}.clone`);
-  }
-}
-
-const known = (...ranges: [number, number][]) => ({
-  kind: 'known',
-  ranges: ranges.map(([start, end]) => ({ start, end })),
-});
-const unknown = (reason: RegExp) => ({ kind: 'unknown', reason: expect.stringMatching(reason) });
-
-/** Sets a file's times to the nanosecond to what they were before `work`, as far as a program can. */
-async function timesKept(file: string, work: () => void | Promise<void>): Promise<void> {
-  await run('touch', [`--reference=${file}`, `${file}.times`]);
-  await work();
-  await run('touch', [`--reference=${file}.times`, file]);
-}
-
-function overwrite(file: string): void {
-  const fd = fs.openSync(file, 'r+');
-  fs.writeSync(fd, 'x', 7);
-  fs.closeSync(fd);
-}
-
-/** Puts a copy in the place of a file, with everything that cp can copy. */
-async function replaced(file: string): Promise<void> {
-  await run('cp', ['--preserve=all', '--reflink=auto', file, `${file}.copy`]);
-  fs.renameSync(`${file}.copy`, file);
-}
+let temporary: string;
 
 describe.each(REFLINK_KINDS)('on %s', (kind) => {
   let fileSystem: TestFileSystem;
@@ -121,13 +20,16 @@ describe.each(REFLINK_KINDS)('on %s', (kind) => {
   afterAll(() => fileSystem?.close());
   beforeEach(() => {
     directory = fs.mkdtempSync(path.join(fileSystem.directory, 'd-'));
+    temporary = temporaryDirectory();
     base = path.join(directory, 'base.raw');
     fs.writeFileSync(base, noise(SIZE, 2));
   });
-  afterEach(() => fs.rmSync(directory, { recursive: true }));
+  afterEach(() => {
+    for (const one of [directory, temporary]) fs.rmSync(one, { recursive: true });
+  });
 
   async function image(format: 'raw' | 'qcow2'): Promise<Image> {
-    const made = new Image(format);
+    const made = new Image(directory, format);
     await made.make();
     await made.session();
     return made;
@@ -274,6 +176,25 @@ describe.each(REFLINK_KINDS)('on %s', (kind) => {
         /the image is another file/,
       ],
       [
+        'what it knew of an image that had the same inode before',
+        'raw',
+        (one) => {
+          const { inode } = one.before!.image as { inode: string };
+          one.before = { ...one.before, image: { inode, birth: '1' } };
+        },
+        /the image is another file/,
+      ],
+      [
+        'the kept clone on another file system',
+        'raw',
+        (one) => {
+          const elsewhere = path.join(temporary, 'clone');
+          fs.writeFileSync(elsewhere, noise(SIZE, 1));
+          one.before = { ...one.before, file: fileState(elsewhere, 'raw') };
+        },
+        /the kept clone .* is on another file system/,
+      ],
+      [
         'another format',
         'raw',
         (one) => {
@@ -290,6 +211,11 @@ describe.each(REFLINK_KINDS)('on %s', (kind) => {
 
   it('says nothing of a clone that was written, or is none', async () => {
     const one = await image('raw');
+    const future = { mark: `time ${10n ** 19n}` };
+    const lost = await one.session(({ data }) => {
+      Object.assign(data, future, { file: { ...(data.file as object), bootId: 'another' } });
+    });
+    expect(lost).toEqual(unknown(/was written/));
     expect(await one.session(({ data }) => Object.assign(data, { mark: 'time 1' }))).toEqual(
       unknown(/was written/),
     );
@@ -306,7 +232,7 @@ it('says nothing where files cannot share blocks', async () => {
   const fileSystem = await TestFileSystem.make('ext4', { size: 16 * 2 ** 20 });
   try {
     directory = fileSystem.directory;
-    const one = new Image('raw');
+    const one = new Image(directory, 'raw');
     await one.make();
     expect(await one.sessionOfItself()).toEqual(unknown(/is not on XFS or Btrfs/));
   } finally {
