@@ -1,11 +1,13 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { isWrittenByQemu } from '../../src/image/image-lock.js';
 import { runningBackup } from '../../src/libvirt/backup-job.js';
 import { listCheckpoints } from '../../src/libvirt/checkpoints.js';
 import { socketDirectory } from '../../src/snapshot/pull/place.js';
 import { pullProvider } from '../../src/snapshot/pull/provider.js';
-import { makeTwoDisks, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { whileOpenForWriting } from '../support/held-open.js';
+import { eventually, makeTwoDisks, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const checkpoints = { since: new Map<string, string>() };
@@ -65,6 +67,29 @@ describe('killed while freezing', () => {
     const death = { records, before: true };
     expect(await session.dyingFreeze(pullProvider, domain.name, death, { checkpoints })).toBe(records <= 11);
     expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+});
+
+describe("a scratch file's name that is somebody else's", () => {
+  const scratch = () => path.join(directory, `vda.cm-${session.id}.scratch.qcow2`);
+
+  it('stays theirs when they took it before the file was made', async () => {
+    expect(await session.dyingFreeze(pullProvider, domain.name, { records: 1 })).toBe(true);
+    fs.writeFileSync(scratch(), 'mine');
+    expect(await session.undo()).toEqual([]);
+    expect(session.reporter.messages.join('\n')).toContain('is left alone');
+    expect(fs.readFileSync(scratch(), 'utf8')).toBe('mine');
+    fs.rmSync(scratch());
+    await expectRestored();
+  });
+
+  it('stays theirs also when it is empty', async () => {
+    fs.writeFileSync(scratch(), '');
+    await expect(freeze()).rejects.toThrow(/cannot be made: EEXIST/);
+    expect(await session.undo()).toEqual([]);
+    expect(fs.statSync(scratch()).size).toBe(0);
+    fs.rmSync(scratch());
     await expectRestored();
   });
 });
@@ -144,6 +169,21 @@ describe('what happens to the job meanwhile', () => {
     await expectRestored();
   });
 
+  it('a program still has the scratch file open: it stays until that is over', async () => {
+    await freeze();
+    await libvirt.virsh.abortDomainJob(domain.uuid);
+    const scratch = path.join(directory, `vda.cm-${session.id}.scratch.qcow2`);
+    await eventually(async () => !(await isWrittenByQemu(scratch)));
+    await whileOpenForWriting({ path: scratch, format: 'qcow2' }, async () => {
+      expect((await session.undo()).map(({ message }) => message)).toEqual([
+        `the backup job of ${domain.name} still uses ${scratch} for disk vda`,
+      ]);
+      expect(fs.existsSync(scratch)).toBe(true);
+    });
+    expect(await session.undo()).toEqual([]);
+    await expectRestored();
+  });
+
   it('the scratch file is another one: it is left alone', async () => {
     await freeze();
     const scratch = path.join(directory, `vda.cm-${session.id}.scratch.qcow2`);
@@ -164,13 +204,21 @@ describe('killed while libvirt begins the job', () => {
     process.env.PATH = real;
   });
 
-  it('a job that comes seconds later is found and ended', async () => {
-    const bin = path.join(libvirt.directory, 'bin');
+  it.each([
+    ['', checkpoints],
+    [', also the second one that was asked for', { since: new Map([['vda', 'cm-gone']]) }],
+  ])('a job that comes seconds later is found and ended%s', async (_, checkpoints) => {
+    const bin = path.join(libvirt.directory, `bin-${count}`);
     fs.mkdirSync(bin);
     // Goes on in the background when it is killed, and takes its time: as libvirtd does.
     const script = `#!/bin/sh
 case "$*" in
-  *backup-begin*) PATH='${real}' setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" 3<&3 4<&4 >/dev/null 2>&1 &
+  *backup-begin*)
+    if [ ! -e '${bin}/asked' ] && [ ${checkpoints.since.size} -gt 0 ]; then
+      : >'${bin}/asked'
+      PATH='${real}' exec virsh "$@"
+    fi
+    PATH='${real}' setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" 3<&3 4<&4 >/dev/null 2>&1 &
     exec sleep 60;;
   *) PATH='${real}' exec virsh "$@";;
 esac
@@ -184,6 +232,23 @@ esac
     const started = Date.now();
     expect(await session.undo()).toEqual([]);
     expect(Date.now() - started).toBeGreaterThan(500);
+    await expectRestored();
+  });
+
+  it('is not asked again when libvirt did not answer', async () => {
+    const bin = path.join(libvirt.directory, `bin-${count}`);
+    fs.mkdirSync(bin);
+    const script = `#!/bin/sh
+case "$*" in
+  *backup-begin*) echo >>'${bin}/asked'; kill -KILL $$;;
+  *) PATH='${real}' exec virsh "$@";;
+esac
+`;
+    fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
+    process.env.PATH = `${bin}:${real}`;
+    await expect(freeze()).rejects.toThrow('no backup job of crash could be begun');
+    expect(fs.readFileSync(path.join(bin, 'asked'), 'utf8')).toBe('\n');
+    expect(await session.undo()).toEqual([]);
     await expectRestored();
   });
 });

@@ -55,6 +55,21 @@ it('disks that can hold no bitmap are frozen all the same, and say why', async (
   expect(await session.undo()).toEqual([]);
 });
 
+it('a disk that can hold no bitmap does not keep others from going on from their checkpoint', async () => {
+  const [first, second] = [newSession(), newSession()];
+  await first.freeze(pullProvider, domain.name, { checkpoints: { since: new Map() } });
+  await libvirt.virsh.abortDomainJob(domain.uuid);
+  const since = new Map([
+    ['vda', `cm-${first.id}`],
+    ['vdb', 'cm-gone'],
+  ]);
+  await second.freeze(pullProvider, domain.name, { checkpoints: { since } });
+  const told = second.journal.pending().filter(({ kind }) => kind === PULL_KIND);
+  expect(told.find(({ data }) => data.target === 'vda')?.data.since).toBe(`cm-${first.id}`);
+  expect(await second.undo()).toEqual([]);
+  expect(await first.undo()).toEqual([]);
+});
+
 it('a VM that is off, or that has a job, is refused; and so is saving its memory', async () => {
   const { virsh } = libvirt;
   const loaded = await loadDomain(virsh, domain.name);
@@ -63,6 +78,8 @@ it('a VM that is off, or that has a job, is refused; and so is saving its memory
   await session.freeze(pullProvider, domain.name);
   expect(await pullProvider.refusal({ virsh, domain: loaded }, vda!)).toMatch(/a job .* works on disks/);
   expect(await session.undo()).toEqual([]);
+  const paused = { ...loaded, state: 'paused' } as const;
+  expect(await pullProvider.refusal({ virsh, domain: paused }, vda!)).toBeUndefined();
   const off = { ...loaded, state: 'shut off', active: false } as const;
   expect(await pullProvider.refusal({ virsh, domain: off }, vda!)).toMatch(
     /is shut off, and only a running VM/,
