@@ -5,9 +5,11 @@ import { run } from '../../src/host/exec.js';
 import { inspectImage } from '../../src/image/inspect.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import { stillTracker } from '../../src/tracking/still.js';
-import type { Changes, Comparing, Facts } from '../../src/tracking/tracker.js';
+import type { Changes, Comparing, Facts, Observation, TrackedDisk } from '../../src/tracking/tracker.js';
+import { mapOf } from '../image/extents.js';
 import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
-import { noise } from '../support/images.js';
+import { whileOpenForWriting } from '../support/held-open.js';
+import { noise, temporaryDirectory } from '../support/images.js';
 import { program, requireAll } from '../support/requirements.js';
 
 const SIZE = 1024 * 1024;
@@ -82,5 +84,72 @@ describe.each<[FileSystemKind, string[]]>([
     expect(fs.readFileSync(image)[0]).toBe(90);
     expect(fs.statSync(image, { bigint: true }).mtimeNs).toBe(before.mtimeNs);
     expect(await changesSince(facts)).toEqual({ kind: 'unknown', reason: MOUNTED_ANEW });
+  });
+});
+
+describe('an image', () => {
+  let directory: string;
+  let disk: TrackedDisk;
+
+  const layer = (file: string) => ({ path: file, format: 'raw', device: false, fileSize: SIZE });
+  const file = (name: string) => path.join(directory, name);
+
+  beforeEach(() => {
+    directory = temporaryDirectory();
+    for (const name of ['disk', 'data']) fs.writeFileSync(file(name), noise(SIZE, 1));
+    const extents = mapOf([{ length: SIZE, source: 0, offset: 0 }]);
+    disk = { target: 'vda', layers: [layer(file('disk'))], sources: [], extents, since: 0, keep: false };
+  });
+  afterEach(() => fs.rmSync(directory, { recursive: true }));
+
+  function observe(change: Partial<TrackedDisk> = {}): Promise<Observation> {
+    return stillTracker.observe({ ...disk, since: Date.now() + 5_000, ...change });
+  }
+
+  it.each<[string, () => Partial<TrackedDisk>]>([
+    ['a data file', () => ({ layers: [{ ...disk.layers[0]!, dataFile: layer(file('data')) }] })],
+    ['another file', () => ({ sources: [{ kind: 'file', path: file('data'), size: SIZE }] })],
+  ])('whose content is in %s may have changed when that was written, or is gone', async (_, change) => {
+    const before = await observe(change());
+    if (before.kind === 'none') throw new Error(before.reason);
+    expect(stillTracker.stillHolds(before.facts)).toBe(true);
+    fs.appendFileSync(file('data'), 'more');
+    expect(stillTracker.stillHolds(before.facts)).toBe(false);
+    const now = await observe(change());
+    if (now.kind === 'none') throw new Error(now.reason);
+    const reason = `${file('data')} has another size`;
+    const comparing = { disk, reporter: silentReporter };
+    expect(await stillTracker.changesSince(before.facts, now.facts, comparing)).toEqual({
+      kind: 'unknown',
+      reason,
+    });
+    fs.rmSync(file('data'));
+    expect(stillTracker.stillHolds(now.facts)).toBe(false);
+  });
+
+  it('that QEMU has open for writing, or serves, is not known to stand still', async () => {
+    await whileOpenForWriting({ path: file('disk'), format: 'raw' }, async () => {
+      expect(await observe()).toEqual({
+        kind: 'none',
+        reason: `QEMU has ${file('disk')} open for writing`,
+      });
+    });
+    expect(await observe({ layers: [{ ...disk.layers[0]!, nbdExport: 'vda' }] })).toEqual({
+      kind: 'none',
+      reason: 'a VM has it open for writing',
+    });
+  });
+
+  it('is not known to stand still where not every process shows what it has open', async () => {
+    fs.chmodSync(directory, 0o755);
+    process.seteuid!(65534);
+    try {
+      expect(await observe()).toEqual({
+        kind: 'none',
+        reason: expect.stringContaining('not every process shows'),
+      });
+    } finally {
+      process.seteuid!(0);
+    }
   });
 });
