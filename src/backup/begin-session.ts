@@ -72,7 +72,8 @@ async function mountTree(
     signal,
   });
   const kept = keptSnapshots({ name: source.name, state: settings.state });
-  for (const warning of idleOptions({ name: source.name, settings, frozen, kept })) reporter.warn(warning);
+  for (const warning of idleOptions({ name: source.name, settings, frozen, made: journal.pending(), kept }))
+    reporter.warn(warning);
   const disks = await prepareDisks({
     disks: frozen.disks,
     chunkSize: settings.chunkSize,

@@ -10,13 +10,17 @@ function idle(
   kinds: readonly string[],
   left: readonly string[] = [],
   consistency: FrozenSource['consistency'] = 'crash',
+  thin = true,
 ): string[] {
   const tracking = { ...ALL, track: 'auto', audit: 0, fullScan: false, fullScanEveryMs: 0 } as const;
   const disks = kinds.map((snapshot) => ({ snapshot }) as FrozenSourceDisk);
   const kept = left.map((kind) => ({ kind }) as JournalEntry);
   const snapshotSize = { kind: 'bytes', bytes: 1 } as never;
   const frozen = { uuid: 'u', consistency, disks };
-  const found = idleOptions({ name: 'a', settings: { tracking, snapshotSize }, frozen, kept });
+  const made = kinds
+    .filter((kind) => kind === 'lvm')
+    .map(() => ({ kind: 'lvm-snapshot', data: { thin } }) as unknown as JournalEntry);
+  const found = idleOptions({ name: 'a', settings: { tracking, snapshotSize }, frozen, made, kept });
   return found.map((sentence) => sentence.split(' ')[0]!);
 }
 
@@ -33,6 +37,12 @@ describe('options that have no effect', () => {
     [['none'], ['lvm-snapshot'], ['--keep-overlay', '--snapsize']],
   ])('%j, with %j left', (kinds, left, expected) => {
     expect(idle(kinds, left)).toEqual(expected);
+  });
+
+  it('are --keep-snapshot where all volumes are thick', () => {
+    expect(idle(['lvm'], [], 'crash', false)).toEqual(['--keep-overlay', '--keep-snapshot']);
+    expect(idle(['lvm', 'reflink'], [], 'crash', false)).toEqual(['--keep-overlay']);
+    expect(idle(['lvm'], ['lvm-snapshot'], 'crash', false)).toEqual(['--keep-overlay']);
   });
 
   it('are none of a VM that is off', () => {

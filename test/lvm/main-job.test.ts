@@ -56,11 +56,13 @@ describe('from logical volumes to a tree, and back', () => {
     const { stdout, stderr, exitCode } = await chunkmount.run([
       '--vm=lvm01',
       '--snapsize=50%',
+      '--keep-snapshot',
       '--debug',
       connect(),
     ]);
     expect(exitCode, stderr).toBe(0);
     expect(stdout).toBe(`${tree}\n`);
+    expect(stderr).toMatch(/warning: --keep-snapshot has no effect on lvm01: .*of volumes that are not thin/);
     expect(stderr).toMatch(/lvm01 was paused for \d+ ms/);
     await libvirt.guestWrite(domain, 'vda', { offset: MIB, length: MIB, pattern: 0x22 });
     await rsync(tree, copy);
