@@ -65,8 +65,9 @@ export function isMountedForOthers(source: string): boolean {
     try {
       const namespace = fs.readlinkSync(`/proc/${pid}/ns/mnt`);
       if (seen.has(namespace)) continue;
-      seen.add(namespace);
       if (mountsIn(`/proc/${pid}/mountinfo`).some((entry) => entry.source === source)) return true;
+      // Not before: another process may have to show what one that ended meanwhile did not.
+      seen.add(namespace);
     } catch {
       // It has ended, or belongs to somebody else.
     }

@@ -1,15 +1,19 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { listMounts, mountAt, mountpointsOf } from '../../src/host/mountinfo.js';
+import { isMountedForOthers, listMounts, mountAt, mountpointsOf } from '../../src/host/mountinfo.js';
+import { eventually } from '../support/libvirt.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { program, requireAll, root } from '../support/requirements.js';
 
 const directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'chunkmount-mounts-'));
 const mounted: string[] = [];
 
-beforeAll(() => requireAll(root, program('mount')));
+beforeAll(() => requireAll(root, program('mount'), program('unshare', 'util-linux')));
 afterAll(async () => {
   for (const mountpoint of mounted.reverse()) await run('umount', [mountpoint]);
   fs.rmSync(directory, { recursive: true });
@@ -83,6 +87,48 @@ describe('mountpointsOf', () => {
     await mount('other', 'chunkmount:one2');
     expect(mountpointsOf('chunkmount:one')).toEqual([first, bound]);
     expect(mountpointsOf('chunkmount:')).toEqual([]);
+  });
+});
+
+describe('isMountedForOthers', () => {
+  const SOURCE = 'chunkmount:others:x';
+
+  /** Two processes in a mount namespace of their own, made while there was a mount that is gone for us. */
+  async function withCopy(work: (pids: readonly number[]) => Promise<void> | void): Promise<void> {
+    const mountpoint = await mount('copied', SOURCE);
+    const args = ['--mount', '--propagation=private', 'sh', '-c', 'sleep 60 & echo $$ $!; exec sleep 60'];
+    const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 'ignore'], detached: true });
+    try {
+      const [said] = (await once(child.stdout, 'data')) as [Buffer];
+      await run('umount', [mountpoint]);
+      mounted.pop();
+      await work(said.toString().trim().split(' ').map(Number));
+    } finally {
+      const exit = once(child, 'exit');
+      process.kill(-child.pid!, 'SIGKILL');
+      await exit;
+    }
+  }
+
+  it('finds a mount of which another mount namespace has a copy, until that is gone', async () => {
+    await withCopy(() => {
+      expect(mountpointsOf(SOURCE)).toEqual([]);
+      expect(isMountedForOthers(SOURCE)).toBe(true);
+      expect(isMountedForOthers('chunkmount:others')).toBe(false);
+    });
+    await eventually(async () => !isMountedForOthers(SOURCE));
+  });
+
+  it('asks another process of it when one ends meanwhile', async () => {
+    await withCopy((pids) => {
+      const first = `/proc/${Math.min(...pids)}/mountinfo`;
+      const original: (...args: never) => unknown = fs.readFileSync;
+      replaceInFs('readFileSync', (...args: never) => {
+        if (args[0] === first) throw Object.assign(new Error(`ENOENT: ${first}`), { code: 'ENOENT' });
+        return original(...args);
+      });
+      expect(isMountedForOthers(SOURCE)).toBe(true);
+    });
   });
 });
 
