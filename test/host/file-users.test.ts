@@ -2,10 +2,12 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { deviceText } from '../../src/host/device-number.js';
 import { run } from '../../src/host/exec.js';
 import { type FileIdentity, fileIdentity, usersOfFiles } from '../../src/host/file-users.js';
 import { TestFileSystem } from '../support/file-systems.js';
-import { temporaryDirectory } from '../support/images.js';
+import { loopDevices, temporaryDirectory, withLoopDevice } from '../support/images.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { program, requireAll, root } from '../support/requirements.js';
 
 const directory = temporaryDirectory();
@@ -49,8 +51,8 @@ describe('those who can write to a file', () => {
     ['f = os.open(sys.argv[1], os.O_WRONLY)'],
     // Another name of the file.
     ["os.link(sys.argv[1], sys.argv[1] + '2'); f = open(sys.argv[1] + '2', 'r+b')"],
-    // The descriptor is closed, the memory shared.
-    ['f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.close(f)'],
+    // The descriptors are closed, that of mmap, too; the memory is shared.
+    ['f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.closerange(3, 64)'],
   ])('finds %s', async (line) => {
     await whileRunning(line, (name) => expect(writers()).toEqual([name]));
     expect(writers()).toEqual([]);
@@ -77,9 +79,52 @@ it('those who read a file are found when they are asked for', async () => {
   });
 });
 
-describe('a shared mapping', () => {
-  const MAPPED = 'f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.close(f)';
+/** Without a descriptor: that of mmap is another one. */
+const MAPPED = 'f = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(f, 8192); os.closerange(3, 64)';
 
+describe('what may not be seen', () => {
+  /** As for somebody who is not root: see proc(5). */
+  function refuse(name: 'readdirSync' | 'statSync', which: RegExp): void {
+    const original: (...args: never) => unknown = name === 'statSync' ? fs.statSync : fs.readdirSync;
+    replaceInFs(name, (...args: never) => {
+      const [file] = args as [string];
+      if (which.test(file)) throw Object.assign(new Error(`EACCES: ${file}`), { code: 'EACCES' });
+      return original(...args);
+    });
+  }
+
+  it('is told: there may be users among them', async () => {
+    expect(usersOfFiles([identity()], 'any').hidden).toBe(false);
+    await whileRunning('pass', (name) => {
+      refuse('readdirSync', new RegExp(`^/proc/${/[0-9]+/.exec(name.slice(7))![0]}/fd$`));
+      expect(usersOfFiles([identity()], 'any')).toEqual({ users: [], hidden: true });
+    });
+  });
+
+  it('is taken for the file where memory is shared with one of its inode number', async () => {
+    await whileRunning(MAPPED, (name) => {
+      refuse('statSync', /map_files/);
+      expect(writers()).toEqual([name]);
+    });
+  });
+});
+
+it('a block device is found by another node of it', async () => {
+  await requireAll(root, loopDevices);
+  const image = path.join(directory, 'image');
+  fs.writeFileSync(image, Buffer.alloc(1024 * 1024));
+  await withLoopDevice(image, async (device) => {
+    const { rdev } = fs.statSync(device, { bigint: true });
+    const [major, minor] = deviceText(rdev).split(':') as [string, string];
+    const node = path.join(directory, 'node');
+    await run('mknod', [node, 'b', major, minor]);
+    const known = fileIdentity(fs.statSync(device, { bigint: true }));
+    const expectFound = (name: string) => expect(usersOfFiles([known], 'write').users).toEqual([name]);
+    await whileRunning("f = open(sys.argv[1], 'r+b')", expectFound, node);
+  });
+});
+
+describe('a shared mapping', () => {
   beforeAll(() => requireAll(root));
 
   it('of another file with the same inode number is another one', async () => {
