@@ -142,6 +142,20 @@ describe('run', () => {
     expect(fs.readFileSync(path.join(directory, 'whole'), 'utf8')).toBe('done\n');
   });
 
+  it('and for what that has started, after its own end', async () => {
+    const file = path.join(directory, 'left to work');
+    const script = 'trap "exit 5" TERM; (trap "" TERM; sleep 2; echo done >"$1") & wait';
+    await failure(run('sh', shell(script, file), { timeoutMs: 300, toItsEnd: true }));
+    expect(await eventually(() => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : undefined))).toBe(
+      'done\n',
+    );
+  });
+
+  it('waits longer than Node can count, too', async () => {
+    const { stdout } = await run('sh', shell('sleep 0.2; echo waited'), { timeoutMs: 2 ** 31 });
+    expect(stdout).toBe('waited\n');
+  });
+
   it('stops when told to, also before it began', async () => {
     const abort = new AbortController();
     const running = failure(run('sleep', ['60'], { signal: abort.signal }));
@@ -260,11 +274,19 @@ describe('spawnDetached', () => {
     expect(await waitForEnd(identity, 10_000)).toBe(true);
   });
 
-  it('throws for a program that is missing', async () => {
+  it('throws for a program that is missing, and keeps nothing open', async () => {
     const logFile = path.join(directory, 'missing.log');
     expect((await failure(spawnDetached('no-such-program', [], { logFile }))).message).toBe(
       'no-such-program is not installed',
     );
+    const open = fs.readdirSync('/proc/self/fd').map((fd) => {
+      try {
+        return fs.readlinkSync(`/proc/self/fd/${fd}`);
+      } catch {
+        return undefined;
+      }
+    });
+    expect(open).not.toContain(logFile);
   });
 });
 

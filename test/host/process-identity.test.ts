@@ -182,4 +182,13 @@ describe('usersOf', () => {
     expect(pids().sort()).toEqual([cwd.pid, open.pid].sort());
     await eventually(() => usersOf(inside).every(({ command }) => command === 'sleep'));
   });
+
+  it.skipIf(process.getuid!() !== 0)('and who has it as its root', async () => {
+    const inside = path.join(directory, 'root');
+    fs.mkdirSync(inside);
+    const code = 'import os, sys, time\nos.chroot(sys.argv[1])\nprint("there", flush=True)\ntime.sleep(60)';
+    const child = await start('python3', ['-c', code, inside], { cwd: '/' });
+    await line(child);
+    expect(usersOf(inside).map(({ pid }) => pid)).toEqual([child.pid]);
+  });
 });
