@@ -204,6 +204,13 @@ describe('what a dump replaces', () => {
     });
   });
 
+  it('is no image of a disk whose name only begins like one of them', () => {
+    previously('mail01_vda.raw.gz', 'mail01_vdaa.raw.gz', 'mail01_vda-20261120T231122Z.raw.gz');
+    const { kept, obsolete } = succeed(directory, 'mail01', plan, ['mail01_vda.raw.zst']);
+    expect(obsolete).toEqual(['mail01_vda.raw.gz']);
+    expect(kept).toHaveLength(2);
+  });
+
   it('is memory and NVRAM of another moment', () => {
     previously('mail01.xml', 'mail01.state', 'mail01.nvram.fd');
     expect(succeed(directory, 'mail01', plan, ['mail01.xml'])).toEqual({

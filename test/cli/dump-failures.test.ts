@@ -77,16 +77,19 @@ describe('a dump that does not come to its end', () => {
     return { child };
   }
 
-  it.each(['exit 1', 'head -c 1000000; exit 1', 'head -c 1000000; kill -9 $$', 'head -c 1000000'])(
-    'because the compressor does: %s',
-    async (script) => {
-      const PATH = programFirst(chunkmount.path('broken'), 'gzip', script);
-      const { exitCode, stdout, stderr } = await chunkmount.run(args('--compress=gzip'), { PATH });
-      expect(exitCode).toBe(1);
-      expect(stdout).toBe('');
-      expect(stderr).toContain('gzip');
-    },
-  );
+  it.each([
+    'exit 1',
+    'head -c 1000000; exit 1',
+    'head -c 1000000; kill -9 $$',
+    'head -c 1000000',
+    'cat; exit 1',
+  ])('because the compressor does: %s', async (script) => {
+    const PATH = programFirst(chunkmount.path('broken'), 'gzip', script);
+    const { exitCode, stdout, stderr } = await chunkmount.run(args('--compress=gzip'), { PATH });
+    expect(exitCode).toBe(1);
+    expect(stdout).toBe('');
+    expect(stderr).toContain('gzip');
+  });
 
   it.each(['SIGINT', 'SIGTERM'] as const)('because of a %s', async (signal) => {
     const { child } = await stuck();
@@ -188,5 +191,14 @@ describe('a dump that does not come to its end', () => {
     const { exitCode, stderr } = await chunkmount.run(args(`--backupdir=${backupdir}`));
     expect(exitCode).toBe(1);
     expect(stderr).toContain('mail01.dump is no directory');
+  });
+
+  it('because a tree is shown in its place', async () => {
+    const image = chunkmount.path('small.raw');
+    fs.writeFileSync(image, noise(MIB, 3));
+    await chunkmount.succeed('mount', `--image=${image}`, '--name=small.dump');
+    const { exitCode, stderr } = await chunkmount.run(['dump', `--image=${image}`, '--name=small']);
+    expect([exitCode, stderr]).toEqual([1, expect.stringContaining('small.dump is a mountpoint')]);
+    await chunkmount.succeed('cleanup', '--name=small.dump');
   });
 });

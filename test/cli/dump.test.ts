@@ -128,6 +128,8 @@ describe('dump', () => {
     expect((await diskBytes(image, 'qcow2')).equals(await diskBytes(vda, 'qcow2'))).toBe(true);
     await chunkmount.succeed('dump', '--vm=mail01', connect(), '--format=qcow2', '--compress=zstd');
     await checkSums(dump, 'mail01.sha256');
+    const images = ['mail01_vda.qcow2.zst', 'mail01_vdb.qcow2.zst'];
+    expect(fs.readdirSync(dump).sort()).toEqual(['mail01.sha256', 'mail01.xml', ...images]);
     fs.writeFileSync(image, await decompressed('zstd', `${image}.zst`));
     expect((await diskBytes(image, 'qcow2')).equals(await diskBytes(vda, 'qcow2'))).toBe(true);
   });

@@ -24,6 +24,8 @@ export async function durableCalls(directory: string, code: string): Promise<str
         .replace(/^\d+ +/, '')
         .replaceAll(directory, '.')
         .replace(/ = .*/, '')
+        // Another thread was shown meanwhile.
+        .replace(/ <unfinished \.\.\.>$/, ')')
         .replace(/\(\d+</, '(<'),
     );
 }
