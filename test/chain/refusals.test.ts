@@ -8,6 +8,8 @@ import { choosePoint, openChain, restorePoint } from '../../src/chain/restore-po
 import type { ProgressTask } from '../../src/report/reporter.js';
 import { Journal } from '../../src/session/journal.js';
 import { programFirst } from '../support/dumps.js';
+import { loopDevices, withLoopDevice } from '../support/images.js';
+import { requireAll, root } from '../support/requirements.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
 import {
   chain,
@@ -17,6 +19,7 @@ import {
   expectIdle,
   layers,
   libvirt,
+  MIB,
   own,
   pathsNow,
   reporter,
@@ -83,6 +86,24 @@ describe('no point is made', () => {
     await libvirt.virsh.call('detach-disk', args);
     await expect(runOnce()).rejects.toThrow(/definition has nothing there, while it runs on .*vdb.img/);
     await expectNothing();
+  });
+
+  it('of a disk on a block device', async () => {
+    await requireAll(root, loopDevices);
+    const image = path.join(directory, '..', `block ${domain.name}`);
+    fs.writeFileSync(image, Buffer.alloc(MIB));
+    await withLoopDevice(image, async (device) => {
+      const disk = { target: 'vda', path: device, format: 'raw', type: 'block' } as const;
+      const other = await libvirt.define(`${domain.name}-b`, [disk]);
+      try {
+        await expect(runOnce({ name: other.name })).rejects.toMatchObject({
+          message: expect.stringContaining(`it is on the block device ${device}`),
+          hint: expect.stringContaining('--exclude=vda'),
+        });
+      } finally {
+        await libvirt.remove(other);
+      }
+    });
   });
 
   it('while an overlay stays that --keep-overlay left', async () => {

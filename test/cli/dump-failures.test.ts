@@ -193,6 +193,17 @@ describe('a dump that does not come to its end', () => {
     expect(stderr).toContain('mail01.dump is no directory');
   });
 
+  it('because its image was written meanwhile', async () => {
+    const image = chunkmount.path('written.raw');
+    fs.writeFileSync(image, noise(MIB, 4));
+    const script = `cp ${image} ${image}.copy; cat ${image}.copy >${image}; exec /usr/bin/gzip "$@"`;
+    const PATH = programFirst(chunkmount.path('writing'), 'gzip', script);
+    const dumping = ['dump', `--image=${image}`, '--name=written', '--compress'];
+    const { exitCode, stderr } = await chunkmount.run(dumping, { PATH });
+    expect([exitCode, stderr]).toEqual([1, expect.stringContaining('was written by another program')]);
+    expect(fs.existsSync(path.join(chunkmount.backupDirectory, 'written.dump'))).toBe(false);
+  });
+
   it('because a tree is shown in its place', async () => {
     const image = chunkmount.path('small.raw');
     fs.writeFileSync(image, noise(MIB, 3));
