@@ -91,6 +91,20 @@ describe('the files of a dump', () => {
     expect(journal.pending()).toEqual([]);
   });
 
+  it.skipIf(process.getuid!() !== 0)('belong to whom they are for, as does their directory', () => {
+    const files = new DumpFiles({
+      directory,
+      files: ['a'],
+      scratch: [],
+      owner: { uid: 12, gid: 34 },
+      journal,
+    });
+    files.write('a', Buffer.from('new'));
+    files.publish([]);
+    for (const file of [directory, path.join(directory, 'a')])
+      expect(fs.statSync(file)).toMatchObject({ uid: 12, gid: 34 });
+  });
+
   it('leave nothing when they are given up, and the directory as it was', async () => {
     const files = begin(['a', 'sums'], ['s']);
     files.write('a', Buffer.from('new'));
