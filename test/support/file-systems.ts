@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { run } from '../../src/host/exec.js';
+import { mountAt } from '../../src/host/mountinfo.js';
 import { loopDevices } from './images.js';
 import { program, requireAll, root } from './requirements.js';
 
@@ -80,8 +81,15 @@ export class TestFileSystem {
   /** `storageLost`: its storage goes away before, with all that was not written out. */
   async mountAnew({ storageLost = false } = {}): Promise<void> {
     if (storageLost) await run('xfs_io', ['-x', '-c', 'shutdown', this.directory]);
-    await run('umount', [this.directory]);
-    await run('mount', ['-o', ['loop', ...this.options].join(','), this.image, this.directory]);
+    const device = mountAt(this.directory)!.source;
+    // As long as it is open it stays the same loop device: another number would make other files of all that is on it.
+    const fd = fs.openSync(device, 'r');
+    try {
+      await run('umount', [this.directory]);
+      await run('mount', ['-o', ['rw', ...this.options].join(','), device, this.directory]);
+    } finally {
+      fs.closeSync(fd);
+    }
   }
 
   /** Does `work` with this as the directory for temporary files. */
