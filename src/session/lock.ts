@@ -123,7 +123,8 @@ export class Lock {
 
   /**
    * Takes the lock or throws an error of kind `locked`. With `evenIfKept` a lock kept by `--keep-lock` does not
-   * stand in the way (for cleanup and unlock). `namedBy`: what the user gave the name of, for hints. Who takes it `brief`ly lets others wait instead of failing.
+   * stand in the way (for cleanup and unlock). `namedBy`: what the user gave the name of, for hints. Who takes it
+   * `brief`ly lets others wait instead of failing.
    */
   static async acquire(
     directory: string,
