@@ -22,6 +22,15 @@ describe('the daemon', () => {
     await eventually(() => daemons().length === 0);
   }
 
+  /** Mounts, and waits until all chunks are known. */
+  async function mountAndScan(): Promise<void> {
+    await chunkmount.succeed(...given);
+    await eventually(async () => {
+      const { scan } = JSON.parse(await chunkmount.succeed('list', '--json')).sessions[0].daemon;
+      return scan.resolved === scan.chunks;
+    });
+  }
+
   /** Cleans up, and dies after so many records of the journal. */
   async function dyingCleanup(records: number): Promise<void> {
     const env = {
@@ -33,11 +42,7 @@ describe('the daemon', () => {
   }
 
   it('is told to end where a mount namespace that was made meanwhile keeps the tree, and knows all for the next session', async () => {
-    await chunkmount.succeed(...given);
-    await eventually(async () => {
-      const { scan } = JSON.parse(await chunkmount.succeed('list', '--json')).sessions[0].daemon;
-      return scan.resolved === scan.chunks;
-    });
+    await mountAndScan();
     const pid = await spawnDetached('unshare', ['--mount', '--propagation', 'private', 'sleep', 'infinity'], {
       logFile: marker,
     });
@@ -96,11 +101,7 @@ describe('the daemon', () => {
   });
 
   it('that cannot save what it found out tells cleanup so', async () => {
-    await chunkmount.succeed(...given);
-    await eventually(async () => {
-      const { scan } = JSON.parse(await chunkmount.succeed('list', '--json')).sessions[0].daemon;
-      return scan.resolved === scan.chunks;
-    });
+    await mountAndScan();
     // The last file that it writes.
     const record = path.join(chunkmount.stateDirectory, 'index/demo/disk0.tracking.v1.json');
     fs.rmSync(record, { force: true });
