@@ -13,6 +13,7 @@ import { mergeUndo } from '../../src/chain/merge-layers.js';
 import { silentReporter } from '../../src/report/reporter.js';
 import { Journal, type JournalEntry } from '../../src/session/journal.js';
 import { StateDirectory } from '../../src/session/state-directory.js';
+import { openDescriptors } from '../support/descriptors.js';
 import { temporaryDirectory } from '../support/images.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
 
@@ -115,16 +116,15 @@ it('a merge is not forgotten while its layer is still to be undone', async () =>
 it('a session keeps nothing open, however it ends', async () => {
   const state = new StateDirectory(path.join(root, 'state'));
   const request = { name: 'mail01', state, command: 'chain', reporter: silentReporter };
-  const open = () => fs.readdirSync('/proc/self/fd').length;
   await inChainSession(request, async () => {});
-  const before = open();
+  const before = openDescriptors();
   await inChainSession(request, async () => {});
   await expect(
     inChainSession(request, async () => {
       throw new Error('given up');
     }),
   ).rejects.toThrow('given up');
-  expect(open()).toBe(before);
+  expect(openDescriptors()).toBe(before);
   expect(state.sessions()).toEqual([]);
 });
 

@@ -6,6 +6,7 @@ import { CommandError } from '../../src/host/command-error.js';
 import { run, runForeground, runLines, spawnDaemon, spawnDetached } from '../../src/host/exec.js';
 import { identify, isAlive, signalProcess, waitForEnd } from '../../src/host/process-identity.js';
 import { findProcesses } from '../../src/host/process-list.js';
+import { isOpen } from '../support/descriptors.js';
 
 const directory = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'chunkmount-exec-'));
 afterAll(() => fs.rmSync(directory, { recursive: true }));
@@ -279,14 +280,7 @@ describe('spawnDetached', () => {
     expect((await failure(spawnDetached('no-such-program', [], { logFile }))).message).toBe(
       'no-such-program is not installed',
     );
-    const open = fs.readdirSync('/proc/self/fd').map((fd) => {
-      try {
-        return fs.readlinkSync(`/proc/self/fd/${fd}`);
-      } catch {
-        return undefined;
-      }
-    });
-    expect(open).not.toContain(logFile);
+    expect(isOpen(logFile)).toBe(false);
   });
 });
 
