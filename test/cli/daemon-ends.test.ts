@@ -63,23 +63,21 @@ describe('the daemon', () => {
   });
 
   describe('that ends while its tree is mounted', () => {
+    /** Runs a command while the tree is there, until the daemon is gone: nothing else may have taken the tree away. */
+    const runUntilGone = (command: string, env = {}) => {
+      const daemon = `daemon=$(pgrep -f '${chunkmount.stateDirectory}/sessions/demo$')`;
+      const script = `${daemon}; ${command}; while kill -0 $daemon 2>/dev/null; do :; done; exit 0`;
+      return chunkmount.run(['run', ...given, '--', 'sh', '-c', script], env);
+    };
+
     it.each(['TERM', 'INT', 'HUP'])('by SIG%s, is no clean end', async (signal) => {
-      const script = `kill -${signal} $(pgrep -f '${chunkmount.stateDirectory}/sessions/demo$'); while ls '${tree}'; do :; done`;
-      const result = await chunkmount.run([
-        'run',
-        ...given,
-        '--',
-        'sh',
-        '-c',
-        `{ ${script}; } >&- 2>&-; exit 0`,
-      ]);
+      const result = await runUntilGone(`kill -${signal} $daemon`);
       expect(expectError(result, 1).message).toBe(DIED);
     });
 
     it('because one of its threads died, is no clean end', async () => {
       const env = { NODE_OPTIONS: preload('fixtures/dying-thread.mjs'), TEST_MARKER: marker };
-      const script = `: >'${marker}'; while ls '${tree}'; do :; done >&- 2>&-; exit 0`;
-      const result = await chunkmount.run(['run', ...given, '--', 'sh', '-c', script], env);
+      const result = await runUntilGone(`: >'${marker}'; ls -lR '${tree}' >/dev/null`, env);
       expect(expectError(result, 1).message).toBe(DIED);
     });
 
