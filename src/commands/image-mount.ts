@@ -6,6 +6,7 @@ import { mountImages } from '../restore/image-mount.js';
 import { unmountImages } from '../restore/image-unmount.js';
 import { transportOption } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
+import { warnOfOwnMounts } from './own-mounts.js';
 import { parseOwner } from './owner.js';
 import { parseChoice } from './parse.js';
 import { placeArgument } from './place-option.js';
@@ -70,6 +71,12 @@ export async function runImageMount(
     logFile: path.resolve(options.log ?? '/dev/null'),
     signal: context.signal,
   });
+  const where = path.resolve(mountpoint);
+  warnOfOwnMounts(
+    [where],
+    'programs that are to read the images have to run in the same one',
+    context.reporter,
+  );
   printResult(context, { images }, images);
 }
 

@@ -3,12 +3,12 @@ import { type BegunSession, beginSession } from '../backup/begin-session.js';
 import { endOwnSession } from '../backup/end-own-session.js';
 import { waitForUnmount } from '../backup/wait-for-unmount.js';
 import { messageOf, usage } from '../errors.js';
-import { hasOwnMounts } from '../host/mountinfo.js';
 import { notifyReady } from '../host/service-manager.js';
 import type { Reporter } from '../report/reporter.js';
 import { addBackupOptions, type BackupOptions, backupSettings } from './backup-options.js';
 import { type CommandContext, type CommandModule, printResult } from './context.js';
 import { failuresOf, forEachName, throwFailures } from './each.js';
+import { warnOfOwnMounts } from './own-mounts.js';
 import { addScanOptions, SCAN_HELP } from './scan-options.js';
 import { addSourceOptions, type SourceOptions, selectSources } from './sources.js';
 import { addTreeOptions } from './tree-options.js';
@@ -45,22 +45,12 @@ export async function runMount(options: MountOptions, context: CommandContext): 
   const begun = outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
   // Whoever ends us does not want the trees that were begun before, either.
   const mounted = signal.aborted ? [] : begun;
-  if (hasOwnMounts()) warnOfOthers(mounted, reporter);
-  printResult(
-    context,
-    { mounted, failed: failuresOf(outcomes) },
-    mounted.map(({ mountpoint }) => mountpoint),
-  );
+  const mountpoints = mounted.map(({ mountpoint }) => mountpoint);
+  // An `rsync --delete` from where nothing is mounted would erase a backup.
+  warnOfOwnMounts(mountpoints, 'a backup program is safe within chunkmount run', reporter);
+  printResult(context, { mounted, failed: failuresOf(outcomes) }, mountpoints);
   if (options.foreground === true || signal.aborted) await stay(begun, options, context);
   throwFailures(outcomes, reporter);
-}
-
-/** An `rsync --delete` from where nothing is mounted would erase a backup. */
-function warnOfOthers(mounted: readonly BegunSession[], reporter: Reporter): void {
-  for (const { mountpoint } of mounted)
-    reporter.warn(
-      `this runs in a mount namespace of its own (PrivateTmp= of systemd, unshare): elsewhere ${mountpoint} is an empty directory; a backup program is safe within chunkmount run`,
-    );
 }
 
 /** Until we are told to end, or somebody unmounts the trees; then cleans up. */

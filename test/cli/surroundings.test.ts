@@ -93,6 +93,16 @@ describe('a mount namespace of its own', () => {
     expect(traces(chunkmount)).toEqual([]);
   });
 
+  it('is a reason to warn of the images that others do not see', async () => {
+    const [copy, mountpoint] = [chunkmount.path('copy'), chunkmount.path('images')];
+    await chunkmount.succeed('run', ...given, '--', 'sh', '-c', `cp -r "$CHUNKMOUNT_TREE" '${copy}'`);
+    fs.mkdirSync(mountpoint);
+    const both = `'"$@" && exec "$1" "$2" image-unmount ${mountpoint}' sh`;
+    const told = await runAfter(`exec unshare --mount sh -c ${both}`, 'image-mount', copy, mountpoint);
+    expect([told.exitCode, told.stdout]).toEqual([0, `${mountpoint}/disk0.img\n`]);
+    expect(told.stderr).toContain(`: elsewhere ${mountpoint} is an empty directory;`);
+  });
+
   it('does not matter to a command that runs in it', async () => {
     const told = await unshared('run', ...given, '--', 'true');
     expect([told.stderr, told.exitCode]).toEqual(['', 0]);
