@@ -132,7 +132,7 @@ function checkNative(): CheckResult {
     loadFuseNative();
     return { name, state: 'ok', detail: 'can be loaded' };
   } catch (error) {
-    const fix = 'npm install --include=optional';
+    const fix = 'npm install -g --ignore-scripts --include=optional chunkmount-*.tgz';
     return { name, state: 'poor', detail: messageOf(error), need: 'mounting without root', fix };
   }
 }

@@ -22,7 +22,7 @@ export function loadFuseNative(): typeof Fuse {
     }
   } catch (error) {
     throw failed(`the native transport cannot be loaded: ${messageOf(error).split('\n', 1)[0]}`, {
-      hint: 'it needs the optional npm package fuse-native on x86-64; elsewhere run as root with --transport=kernel',
+      hint: 'it needs the optional npm package fuse-native (x86-64 only), which npm leaves out where its script fails: npm install -g --ignore-scripts; or run as root with --transport=kernel',
       cause: error,
     });
   }
