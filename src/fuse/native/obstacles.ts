@@ -6,6 +6,8 @@ import type { ServeOptions } from '../transport.js';
 
 const DEVICE = '/dev/fuse';
 const CONFIGURATION = '/etc/fuse.conf';
+/** Where fusermount looks whose mount it is to unmount. */
+const MOUNT_TABLE = '/etc/mtab';
 
 function isAccessible(file: string, mode: number): boolean {
   try {
@@ -40,6 +42,11 @@ export function mountObstacle({ mountpoint, allowOther }: ServeOptions): Chunkmo
   if (isRoot) return undefined;
   if (!isOnPath('fusermount')) {
     return failed('fusermount is not installed', { hint: 'install it: apt-get install fuse3' });
+  }
+  if (!isAccessible(MOUNT_TABLE, fs.constants.R_OK)) {
+    return failed(`${MOUNT_TABLE} is not there, without which fusermount cannot unmount`, {
+      hint: `make it, as systemd does: ln -s ../proc/self/mounts ${MOUNT_TABLE}`,
+    });
   }
   if (allowOther && !othersAreAllowed()) {
     return failed(`--allow-other is forbidden to ordinary users in ${CONFIGURATION}`, {

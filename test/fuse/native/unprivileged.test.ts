@@ -112,6 +112,20 @@ describe('an ordinary user', () => {
     expectNothingLeft();
   });
 
+  it('is told when fusermount could not unmount again', async () => {
+    const etc = chunkmount.path('etc');
+    await run('cp', ['-a', '/etc', etc]);
+    fs.rmSync(path.join(etc, 'mtab'), { force: true });
+    const hide = ['--mount', 'sh', '-c', 'mount --bind "$0" /etc && exec setpriv "$@"', etc];
+    const args = [...hide, ...AS_USER, process.execPath, CLI, ...given()];
+    const { exitCode, stderr } = await run('unshare', args, { env: chunkmount.env, accept: [1] });
+    expect([exitCode, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^chunkmount: error: \/etc\/mtab is not there.*\n {2}make it, .* ln -s /),
+    ]);
+    expectNothingLeft();
+  });
+
   it('lets others in if the administrator allows it, and else is told so', async () => {
     const file = '/etc/fuse.conf';
     const allowed = fs.existsSync(file) && /^\s*user_allow_other\s*$/m.test(fs.readFileSync(file, 'utf8'));
