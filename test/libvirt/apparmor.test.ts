@@ -19,6 +19,7 @@ profile virt-aa-helper /usr/lib/libvirt/virt-aa-helper {
   /**/disk{,.*} r,
   /etc/apparmor.d/libvirt/* rw,
   /write/only w,
+  /odd/[z-a]* r,
 `;
 
 describe("AppArmor's rules", () => {
@@ -48,6 +49,7 @@ describe("AppArmor's rules", () => {
     '/home/x',
     '/etc/apparmor.d/libvirt/a/b',
     '/write/only',
+    '/odd/z',
     '/dataximg',
   ])('do not let %s be read', (file) => {
     expect(mayRead(PROFILE, file)).toBe(false);

@@ -15,7 +15,8 @@ describe('who the clone is', () => {
     <virtualport type='openvswitch'><parameters interfaceid='${OLD_UUID}'/></virtualport>
     <target dev='mail01-net'/><model type='virtio'/></interface>
     <channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/mail01.agent'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <graphics type='vnc' port='5901' autoport='no' listen='127.0.0.1'/>
+    <graphics type='vnc' port='5901' autoport='no' websocket='5701' listen='127.0.0.1'/>
+    <graphics type='spice' tlsPort='5902'/>
     <vsock model='virtio'><cid auto='no' address='3'/></vsock>`;
   const more = `<genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid>
     <sysinfo type='smbios'><system><entry name='serial'>s1</entry><entry name='uuid'>${OLD_UUID}</entry></system></sysinfo>`;
@@ -26,7 +27,8 @@ describe('who the clone is', () => {
     expect(textOf(child(root, 'uuid'))).toBe(NEW_UUID);
     expect(xml).not.toContain(OLD_UUID);
     expect(attribute(root, 'id')).toBeUndefined();
-    for (const trace of ['52:54', 'mail01', '5901', 'address=', '43dc0cf8']) expect(xml).not.toContain(trace);
+    for (const trace of ['52:54', 'mail01', '5901', '5902', '5701', 'address=', '43dc0cf8'])
+      expect(xml).not.toContain(trace);
     expect(child(root, 'genid')?.textContent).toBe('');
     const card = child(root, 'devices', 'interface')!;
     expect(attribute(child(card, 'source'), 'bridge')).toBe('br0');
@@ -52,6 +54,14 @@ describe('who the clone is', () => {
     ]);
     const what = 'a serial device had the socket /run/mail01.serial';
     expect(notices).toEqual([`${what}, and has a terminal of this host (pty) now`]);
+  });
+
+  it.each(['parallel', 'console', 'channel'])('a new one takes no socket of a %s device away', (name) => {
+    const { xml, notices } = clone(
+      domain(`<${name} type='unix'><source mode='bind' path='/run/x'/></${name}>`),
+    );
+    expect(xml).not.toContain('/run/x');
+    expect(notices).toHaveLength(1);
   });
 
   it.each([
@@ -291,6 +301,10 @@ describe('NVRAM', () => {
     const { nvram } = text(old, { identity: { kind: 'same' }, exists: () => true });
     expect(nvram).toContain('/nvram/mail01_VARS.fd');
     expect(text(old, { identity: { kind: 'same' } }).nvram).toBe('<nvram template="/t.fd"/>');
+  });
+
+  it('without a place is nothing to speak of', () => {
+    expect(text("<nvram template='/t.fd'/>", {}).notices).toEqual([]);
   });
 
   it('of the original is the one that is told of', () => {

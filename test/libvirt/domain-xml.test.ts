@@ -90,6 +90,21 @@ describe('parseDomainXml', () => {
       { encrypted: true },
     ],
     [
+      'encryption of the disk, as older libvirts write it',
+      "<disk type='file'><source file='/x'/><target dev='vda'/><encryption format='luks'/></disk>",
+      { encrypted: true },
+    ],
+    [
+      'a chain with a layer of unknown format',
+      "<disk type='file'><source file='/x'/><backingStore type='file'><source file='/y'/><backingStore/></backingStore><target dev='vda'/></disk>",
+      { below: ['/y'], backing: undefined },
+    ],
+    ...['', "ready='pivot'", "ready='abort'"].map((ready): [string, string, object] => [
+      `a mirror that is not to be pivoted to: ${ready}`,
+      `<disk type='file'><source file='/x'/><mirror type='file' job='copy' ${ready}><source file='/y'/></mirror><target dev='vda'/></disk>`,
+      { mirror: { job: 'copy', path: '/y', ready: false } },
+    ]),
+    [
       'a part of a file',
       "<disk type='file'><source file='/x'><slices><slice type='storage' offset='512' size='512'/></slices></source><target dev='vda'/></disk>",
       { path: '/x', sliced: true },
@@ -111,6 +126,11 @@ describe('parseDomainXml', () => {
     ],
   ])('%s', (_, xml, expected) => {
     expect(diskOf(xml)).toMatchObject(expected);
+  });
+
+  it('knows of NVRAM that has a source', () => {
+    const os = "<os><nvram type='file'><source file='/nvram.fd'/></nvram></os>";
+    expect(parseDomainXml(domain('', '', os)).nvram).toBe('/nvram.fd');
   });
 
   it('asks where volumes lie', () => {
@@ -217,8 +237,26 @@ describe('withDiskSource', () => {
     expect(diskSource(after, 'vda')).toEqual(diskSource(onOverlay, 'vda'));
   });
 
+  it.each(["<driver name='qemu' type='raw'/>", "<driver name='qemu'/>"])(
+    'puts back the format that was there: %s',
+    (driver) => {
+      const disk = (more: string) =>
+        domain(`<disk type='file'>${more}<source file='/x'/><target dev='vda'/></disk>`);
+      for (const other of [disk("<driver name='qemu' type='qcow2'/>"), disk('')]) {
+        const after = withDiskSource(other, 'vda', diskSource(disk(driver), 'vda'));
+        expect(diskSource(after, 'vda')).toEqual(diskSource(disk(driver), 'vda'));
+      }
+    },
+  );
+
   it('throws for a disk that is not there or has no image', () => {
     expect(() => diskSource(before, 'vdc')).toThrow('no disk vdc');
     expect(() => diskSource(domain("<disk><target dev='sda'/></disk>"), 'sda')).toThrow('no image');
+  });
+});
+
+describe('escapeXml', () => {
+  it.each(['\0', '\u001f', '\ufffe', '\uffff'])('refuses what XML cannot hold: %j', (character) => {
+    expect(() => escapeXml(`/a${character}`)).toThrow('XML cannot hold');
   });
 });

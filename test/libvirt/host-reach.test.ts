@@ -39,6 +39,21 @@ describe('what reaches into the host', () => {
       'a network card runs /etc/evil on this host',
     ],
     [
+      'a script for the end',
+      domain("<interface type='ethernet'><downscript path='/etc/evil'/></interface>"),
+      'a network card runs /etc/evil on this host',
+    ],
+    [
+      'an image as a directory',
+      domain("<filesystem type='file'><source file='/srv.img'/><target dir='x'/></filesystem>"),
+      'the guest sees the directory /srv.img of this host',
+    ],
+    [
+      'a device as a directory',
+      domain("<filesystem type='block'><source dev='/dev/sdx'/><target dir='x'/></filesystem>"),
+      'the guest sees the directory /dev/sdx of this host',
+    ],
+    [
       'a directory',
       domain("<filesystem type='mount'><source dir='/srv'/><target dir='x'/></filesystem>"),
       'the guest sees the directory /srv of this host',
@@ -59,6 +74,11 @@ describe('what reaches into the host', () => {
       'its TPM is /dev/tpm0 of this host',
     ],
     [
+      'a TPM of its own program',
+      domain("<tpm><backend type='external'><source type='unix' path='/run/tpm'/></backend></tpm>"),
+      'its TPM is /run/tpm of this host',
+    ],
+    [
       'a device',
       domain("<hostdev mode='subsystem' type='pci'><source/></hostdev>"),
       'the guest is given a device of this host (pci)',
@@ -69,28 +89,39 @@ describe('what reaches into the host', () => {
       'a serial device writes to /etc/cron.d/x',
     ],
     [
+      'a device for characters',
+      domain("<smartcard type='dev'><source path='/dev/ttyS0'/></smartcard>"),
+      'a smartcard device writes to /dev/ttyS0',
+    ],
+    [
+      'a pipe',
+      domain("<redirdev bus='usb' type='pipe'><source path='/run/pipe'/></redirdev>"),
+      'a redirdev device writes to /run/pipe',
+    ],
+    [
       'a log',
       domain("<console type='pty'><log file='/etc/cron.d/x'/></console>"),
       'a console device writes to /etc/cron.d/x',
     ],
     ['no confinement', domain('', "<seclabel type='none'/>"), 'its QEMU is not confined (seclabel none)'],
-    [
-      'a kernel that is not there',
-      domain('', '<os><kernel>/boot/gone</kernel></os>'),
-      'its kernel /boot/gone is not on this host: install it, or change the path (virsh edit)',
-    ],
-  ])('is told: %s', (_, xml, notice) => {
+    ...['loader', 'kernel', 'initrd', 'dtb'].map((name) => [
+      `${name}: not there`,
+      domain('', `<os><${name}>/boot/gone</${name}></os>`),
+      `its ${name} /boot/gone is not on this host: install it, or change the path (virsh edit)`,
+    ]),
+  ] as [string, string, string][])('is told: %s', (_, xml, notice) => {
     expect(reach(xml, (path) => path.includes('here'))).toEqual([notice]);
   });
 
-  it('an emulator that is not there gives way to that of libvirt', () => {
-    const root = rootOf(parseXml(domain('<emulator>/usr/libexec/qemu-kvm</emulator>'), 'domain'));
-    const notices = hostReach(root, () => false);
-    expect(child(root, 'devices', 'emulator')).toBeUndefined();
-    expect(notices).toEqual([
-      'its emulator /usr/libexec/qemu-kvm is not on this host: libvirt takes its own',
-    ]);
-  });
+  it.each(['/usr/libexec/qemu-kvm', '/opt/qemu'])(
+    'an emulator that is not there gives way to that of libvirt: %s',
+    (emulator) => {
+      const root = rootOf(parseXml(domain(`<emulator>${emulator}</emulator>`), 'domain'));
+      const notices = hostReach(root, () => false);
+      expect(child(root, 'devices', 'emulator')).toBeUndefined();
+      expect(notices).toEqual([`its emulator ${emulator} is not on this host: libvirt takes its own`]);
+    },
+  );
 
   it('an ordinary VM has nothing of the kind', () => {
     const devices = `<emulator>/usr/bin/qemu-system-x86_64</emulator><serial type='pty'/><console type='pty'/>

@@ -41,7 +41,8 @@ describe('XML that is not to be trusted', () => {
   });
 
   it('what libvirt writes several times may be there several times', () => {
-    const more = `<os><boot dev='hd'/><boot dev='network'/><initarg>a</initarg><initarg>b</initarg></os>
+    const more = `<os><boot dev='hd'/><boot dev='network'/><initarg>a</initarg><initarg>b</initarg>
+        <initenv name='a'>1</initenv><initenv name='b'>2</initenv></os>
       <sysinfo type='smbios'/><sysinfo type='fwcfg'/><seclabel model='dac'/><seclabel model='apparmor'/>
       <metadata><a xmlns='a'/><a xmlns='b'/></metadata>`;
     expect(clone(domain('', more)).notices).toEqual([]);
