@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { Journal, readPending } from '../../src/session/journal.js';
+import { openDescriptors } from '../support/descriptors.js';
 import { replaceInFs } from '../support/replaced-fs.js';
 import { build, program, requireAll, root } from '../support/requirements.js';
 import { durableCalls } from '../support/system-calls.js';
@@ -25,6 +26,15 @@ function reopen(): Journal {
   const journal = new Journal(file);
   open.push(journal);
   return journal;
+}
+
+/** A step of which the record cannot be written. */
+function failOnce(journal: Journal): void {
+  const restore = replaceInFs('fdatasyncSync', () => {
+    throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' });
+  });
+  expect(() => journal.intend('mount', {})).toThrow('EIO');
+  restore();
 }
 
 function append(bytes: string | Uint8Array): void {
@@ -89,6 +99,24 @@ describe('a journal', () => {
     expect(lines()).toHaveLength(3);
     expect([journal.pending(), readPending(file)]).toEqual([before, before]);
     expect(reopen().intend('serve', {}).seq).toBe(4);
+  });
+
+  it('that is compacted goes on, also after a step that failed', () => {
+    twoSteps();
+    const journal = open[0]!;
+    journal.undone(journal.pending()[0]!);
+    const before = openDescriptors();
+    journal.compact();
+    expect(openDescriptors()).toEqual(before);
+    failOnce(journal);
+    journal.intend('lv', {});
+    expect(readPending(file).map(({ kind }) => kind)).toEqual(['lv', 'overlay']);
+  });
+
+  it('of names in any language is as it was after each reopening', () => {
+    const data = { path: '/srv/Größe/磁盘.qcow2' };
+    reopen().intend('overlay', data);
+    for (const journal of [reopen(), reopen()]) expect(journal.pending()[0]!.data).toEqual(data);
   });
 
   it('forgets what was undone, and never gives its number again', () => {
@@ -213,6 +241,26 @@ describe('a journal on a disk that is broken', () => {
     expect(() => journal.done(entry)).toThrow(message);
     expect(() => journal.undone(entry)).toThrow(message);
     expect([journal.pending(), readPending(file)]).toEqual([[entry], [entry]]);
+  });
+});
+
+describe('a journal in which a step failed', () => {
+  it('keeps what earlier processes wrote', () => {
+    twoSteps();
+    failOnce(reopen());
+    expect(readPending(file)).toEqual(TWO_STEPS);
+  });
+
+  it('has what was undone without room for it in its file only', () => {
+    twoSteps();
+    const journal = open[0]!;
+    const restore = replaceInFs('fdatasyncSync', () => {
+      throw Object.assign(new Error('ENOSPC: no space left on device, fdatasync'), { code: 'ENOSPC' });
+    });
+    for (const entry of journal.pending()) journal.undone(entry);
+    restore();
+    expect(journal.pending()).toEqual([]);
+    expect(readPending(file)).toEqual(TWO_STEPS);
   });
 });
 

@@ -4,10 +4,10 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ChunkmountError, exitCodeOf } from '../../src/errors.js';
 import { ownIdentity } from '../../src/host/process-identity.js';
-import { Lock, type LockRecord, listLocks } from '../../src/session/lock.js';
+import { exclusively, Lock, type LockRecord, listLocks } from '../../src/session/lock.js';
 import { build, program, requireAll } from '../support/requirements.js';
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-lock-'));
@@ -187,6 +187,14 @@ describe('a kept lock', () => {
     expect((await refusal()).message).toContain('kept the lock');
   });
 
+  it('lets cleanup work while its owner has not ended yet', async () => {
+    await holder();
+    const record = JSON.parse(fs.readFileSync(recordFile, 'utf8')) as LockRecord;
+    fs.rmSync(path.join(locks, 'mail01.flock'));
+    writeRecord({ ...record, kept: true });
+    (await acquire({ evenIfKept: true })).release();
+  });
+
   it('is gone after unlock, which knows whether there was one', async () => {
     (await acquire()).release({ keep: true });
     expect((await acquire({ evenIfKept: true })).releaseKept()).toBe(true);
@@ -228,7 +236,28 @@ describe('a record that was left behind', () => {
   });
 });
 
+describe('exclusively', () => {
+  it('does nothing while another does, and lets go of what it opened', async () => {
+    const bin = fs.mkdtempSync(path.join(directory, 'bin-'));
+    // As flock(1) when its time is over, which would be half a minute.
+    fs.writeFileSync(path.join(bin, 'flock'), '#!/bin/sh\nexit 75\n', { mode: 0o755 });
+    vi.stubEnv('PATH', `${bin}:${process.env.PATH}`);
+    const work = vi.fn();
+    await expect(exclusively(locks, 'shared', work)).rejects.toThrow('shared is locked: another command');
+    expect(work).not.toHaveBeenCalled();
+    vi.unstubAllEnvs();
+    expect(await exclusively(locks, 'shared', () => 7)).toBe(7);
+    (await Lock.acquire(locks, 'shared', { command: 'test' })).release();
+  });
+});
+
 describe('listLocks', () => {
+  it('does not take for a lock what a killed process left of its record', () => {
+    writeRecord('');
+    fs.writeFileSync(path.join(locks, '.mail01.json.7.tmp'), JSON.stringify(recordOf({})));
+    expect(listLocks(locks).size).toBe(0);
+  });
+
   it('of a directory that is not there is empty', () => {
     expect(listLocks(path.join(directory, 'nowhere')).size).toBe(0);
   });

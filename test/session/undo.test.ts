@@ -85,6 +85,15 @@ describe('undoAll', () => {
     expect(undone).toEqual(['serve 2', 'overlay 1']);
   });
 
+  it('leaves alone what is to be spared', async () => {
+    for (const kind of ['overlay', 'mount']) journal.intend(kind, {});
+    const { handlers: all, undone } = handlers();
+    const spare = ({ kind }: { readonly kind: string }) => kind === 'mount';
+    expect(await undoAll({ journal, reporter: silentReporter }, all, new Set(), spare)).toEqual([]);
+    expect(undone).toEqual(['overlay 1']);
+    expect(pending()).toEqual(['mount']);
+  });
+
   it('keeps a step of a kind that it does not know, and says so', async () => {
     journal.intend('hologram', {});
     journal.intend('mount', {});
