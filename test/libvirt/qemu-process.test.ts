@@ -7,6 +7,7 @@ import { findProcesses } from '../../src/host/process-list.js';
 import { loadDescription } from '../../src/libvirt/load-domain.js';
 import { findQemu } from '../../src/libvirt/qemu-process.js';
 import { eventually, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import { replaceInFs } from '../support/replaced-fs.js';
 import { program, requireAll, root } from '../support/requirements.js';
 
 const UUID = '6ad0a5a4-7d3a-4d5e-9b7e-2f1f6c1d9e01';
@@ -43,8 +44,11 @@ describe('the QEMU of a VM', () => {
   });
 
   /** A program that says it ran that VM. */
-  async function pretend(user: readonly string[]): Promise<number> {
-    const perl = ['perl', '-e', 'sleep 600', '--', '-uuid', UUID];
+  async function pretend(
+    user: readonly string[],
+    args: readonly string[] = ['-uuid', UUID],
+  ): Promise<number> {
+    const perl = ['perl', '-e', 'sleep 600', '--', ...args];
     const pid = await spawnDetached('setpriv', [...user, '--clear-groups', ...perl], { logFile: log });
     started.push(pid);
     // setpriv has these arguments, too, before it is another user's.
@@ -59,6 +63,22 @@ describe('the QEMU of a VM', () => {
     await pretend(AS_ROOT_FOR_OTHER);
     expect((await domain()).qemuUser).toBe(NOBODY);
     expect(findQemu(await domain())).toEqual(libvirt.qemu(vm));
+  });
+
+  it('is none that was told of its UUID for another reason', async () => {
+    await pretend([], ['--domain', UUID]);
+    await pretend([], [UUID, '-uuid', 'other']);
+    expect(findQemu(await domain())).toEqual(libvirt.qemu(vm));
+  });
+
+  it('is none of somebody else where it is not known whose it is', async () => {
+    await pretend(AS_ROOT_FOR_OTHER);
+    const running = await domain();
+    const { readFileSync } = fs;
+    const withoutUsers = (file: string, options: BufferEncoding) =>
+      file === '/etc/passwd' ? '' : readFileSync(file, options);
+    replaceInFs('readFileSync', withoutUsers);
+    expect(findQemu({ ...running, qemuUser: undefined })).toBeUndefined();
   });
 
   it('is the one that libvirt knows, if several may be it', async () => {

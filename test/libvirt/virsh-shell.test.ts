@@ -13,7 +13,7 @@ const realPath = process.env.PATH;
 /** A virsh without a command: `--quiet --connect URI`. */
 const IS_SHELL = '[ $# -le 3 ]';
 /** Its name still says whose it is. */
-const HANG = 'exec -a "$3" sleep 60';
+const HANG = 'exec -a "$3" sleep 600';
 
 let libvirt: TestLibvirt;
 let domain: TestDomain;

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ChunkmountError } from '../../src/errors.js';
 import { loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
+import { openDescriptors } from '../support/descriptors.js';
 import { makeImage, type TestDomain, TestLibvirt } from '../support/libvirt.js';
 
 const MIB = 1024 * 1024;
@@ -52,6 +53,24 @@ describe('a running domain', () => {
     expect((await virsh.state(running.uuid)).state).toBe('paused');
     await virsh.resume(running.uuid);
     expect((await virsh.state(running.uuid)).state).toBe('running');
+  });
+});
+
+describe('virsh', () => {
+  it('gives the definition with its secrets, as it is to be defined again', async () => {
+    const graphics = "<graphics type='vnc' port='-1' passwd='secret12'/>";
+    const xml = (await libvirt.virsh.definition(running.uuid)).replace('</devices>', `${graphics}</devices>`);
+    const before = openDescriptors();
+    await libvirt.virsh.define(xml);
+    expect(openDescriptors()).toBe(before);
+    expect(await libvirt.virsh.definition(running.uuid)).toContain("passwd='secret12'");
+    expect(await libvirt.virsh.dumpXml(running.uuid, { inactive: true })).not.toContain('secret12');
+  });
+
+  it('tells a VM that is gone when it stops from others', async () => {
+    await libvirt.virsh.call('undefine', ['--domain', running.uuid]);
+    expect(await libvirt.virsh.isPersistent(running.uuid)).toBe(false);
+    expect(await libvirt.virsh.list()).toContainEqual({ uuid: running.uuid, name: 'running one' });
   });
 });
 
