@@ -1,5 +1,7 @@
+import * as fs from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ChunkmountError } from '../../src/errors.js';
+import { run } from '../../src/host/exec.js';
 import { loadDomain, loadInactive } from '../../src/libvirt/load-domain.js';
 import { Virsh } from '../../src/libvirt/virsh.js';
 import { openDescriptors } from '../support/descriptors.js';
@@ -14,7 +16,7 @@ let running: TestDomain;
 beforeAll(async () => {
   libvirt = await TestLibvirt.start();
   directory = `${libvirt.directory}/an "odd", <&> place's`;
-  await import('node:fs').then((fs) => fs.mkdirSync(directory));
+  fs.mkdirSync(directory);
   await makeImage(`${directory}/a.qcow2`, 'qcow2', 4 * MIB);
   await makeImage(`${directory}/b.img`, 'raw', 4 * MIB);
   running = await libvirt.define('running one', [
@@ -54,6 +56,32 @@ describe('a running domain', () => {
     await virsh.resume(running.uuid);
     expect((await virsh.state(running.uuid)).state).toBe('running');
   });
+});
+
+it('a volume is looked for in its own pool, and is nowhere if that is not active', async () => {
+  const virsh = (...args: string[]) => run('virsh', ['--connect', libvirt.uri, ...args]);
+  for (const pool of ['one', 'two', 'off']) {
+    const target = `${libvirt.directory}/pool-${pool}`;
+    fs.mkdirSync(target);
+    await makeImage(`${target}/disk.img`, 'raw', MIB);
+    await virsh('pool-create-as', pool, 'dir', '--target', target);
+  }
+  const xml = await libvirt.virsh.definition(running.uuid);
+  try {
+    const pools = ['two', 'one', 'two', 'off'];
+    const disk = (pool: string, index: number) =>
+      `<disk type='volume'><driver name='qemu' type='raw'/><source pool='${pool}' volume='disk.img'/><target dev='vd${'wxyz'[index]}'/></disk>`;
+    await libvirt.virsh.define(xml.replace('</devices>', `${pools.map(disk).join('')}</devices>`));
+    await virsh('pool-destroy', 'off');
+    const { disks } = await loadInactive(libvirt.virsh, running.uuid);
+    expect(disks.slice(2).map(({ path }) => path)).toEqual([
+      ...['two', 'one', 'two'].map((pool) => `${libvirt.directory}/pool-${pool}/disk.img`),
+      undefined,
+    ]);
+  } finally {
+    await libvirt.virsh.define(xml);
+    for (const pool of ['one', 'two']) await virsh('pool-destroy', pool);
+  }
 });
 
 describe('virsh', () => {
