@@ -31,6 +31,9 @@ export const BRIEF_SECONDS = 120;
 const HOLDER_LOOKS = 20;
 const HOLDER_LOOK_MS = 10;
 
+/** How often a lock is tried to be had whose holder says nothing of itself. */
+const SILENT_TRIES = 5;
+
 /** What flock(1) may need beyond the time that it waits. */
 const FLOCK_GRACE_SECONDS = 60;
 
@@ -108,6 +111,19 @@ async function recordOfHolder(read: () => LockRecord | undefined): Promise<LockR
 }
 
 /**
+ * Whether the lock on `fd` could be had. Who has it briefly is waited for. Of one that says nothing of itself nobody knows: it may have
+ * got the lock just now, and the disk be slow, or have given it back since we asked.
+ */
+async function obtain(fd: number, read: () => LockRecord | undefined): Promise<boolean> {
+  for (let tries = 0; tries < SILENT_TRIES; tries++) {
+    if (await flock(fd, 0)) return true;
+    const record = await recordOfHolder(read);
+    if (record !== undefined) return record.brief === true && flock(fd, BRIEF_SECONDS);
+  }
+  return false;
+}
+
+/**
  * At most one command works on a VM at a time. The lock is flock(2) on `<directory>/<name>.flock`, so the kernel drops it
  * when we die, however that happens; beside it, `<name>.json` says who holds it. A record that is marked as
  * kept, or whose owner still lives, locks the VM as well.
@@ -135,9 +151,7 @@ export class Lock {
     const fd = openLockFile(directory, name);
     try {
       const readRecord = () => parseRecord(readIfExists(recordFile));
-      const got =
-        (await flock(fd, 0)) ||
-        ((await recordOfHolder(readRecord))?.brief === true && (await flock(fd, BRIEF_SECONDS)));
+      const got = await obtain(fd, readRecord);
       const record = readRecord();
       if (!got) {
         const who =

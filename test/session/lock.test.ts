@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import { ChunkmountError, exitCodeOf } from '../../src/errors.js';
 import { ownIdentity } from '../../src/host/process-identity.js';
 import { exclusively, Lock, type LockRecord, listLocks } from '../../src/session/lock.js';
+import { programFirst } from '../support/dumps.js';
 import { build, program, requireAll } from '../support/requirements.js';
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'chunkmount-lock-'));
@@ -137,6 +138,37 @@ describe('between processes', () => {
     await end(other, () => other.stdin!.end());
     (await waiting).release();
     expect(listLocks(locks).size).toBe(0);
+  });
+
+  /** Has `work` done with a `flock` first on PATH which says that the lock is taken until the program was asked so often. */
+  async function takenUntilAsked<T>(times: number, work: (asked: () => number) => Promise<T>): Promise<T> {
+    const { PATH } = process.env;
+    const log = path.join(directory, 'asked');
+    fs.writeFileSync(log, '');
+    const script = `echo >>'${log}'; [ $(wc -l <'${log}') -lt ${times} ] && exit 75; PATH='${PATH}' exec flock "$@"`;
+    process.env.PATH = programFirst(path.join(directory, 'bin'), 'flock', script);
+    try {
+      return await work(() => fs.statSync(log).size);
+    } finally {
+      process.env.PATH = PATH;
+    }
+  }
+
+  it('a lock that was given back since it was asked for, and nobody says any more who had it', async () => {
+    await takenUntilAsked(2, async () => (await acquire()).release());
+    expect(listLocks(locks).size).toBe(0);
+  });
+
+  it('a lock that is held briefly by an owner who is slow to say so', async () => {
+    const other = await holder('brief');
+    fs.renameSync(recordFile, `${recordFile}.later`);
+    await takenUntilAsked(2, async (asked) => {
+      const waiting = acquire();
+      await vi.waitFor(() => expect(asked()).toBe(2), { timeout: 30_000 });
+      fs.renameSync(`${recordFile}.later`, recordFile);
+      await end(other, () => other.stdin!.end());
+      (await waiting).release();
+    });
   });
 
   it('a lock whose owner has not said yet who it is', async () => {
