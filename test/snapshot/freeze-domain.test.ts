@@ -6,7 +6,14 @@ import { isAlive } from '../../src/host/process-identity.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { type FreezeDomainRequest, freezeDomain } from '../../src/snapshot/freeze-domain.js';
 import { prepareMemoryFile } from '../../src/snapshot/memory.js';
-import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import {
+  hasPattern,
+  makeTwoDisks,
+  signalWhenThere,
+  type TestDisk,
+  type TestDomain,
+  TestLibvirt,
+} from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -198,7 +205,7 @@ describe('--state', () => {
 describe('--shutdown', () => {
   it('off, frozen, and on again at once', async () => {
     virshThrough(OBEDIENT);
-    const snapshot = await freeze({ shutdown: { timeoutMs: 10_000 } });
+    const snapshot = await freeze({ shutdown: { timeoutMs: 60_000 } });
     expect(snapshot.consistency).toBe('offline');
     expect(await state()).toBe('running');
     expect(snapshot.disks.map(({ kind }) => kind)).toEqual(['overlay', 'overlay']);
@@ -211,7 +218,7 @@ describe('--shutdown', () => {
 
   it('without a snapshot it stays off until the end', async () => {
     virshThrough(OBEDIENT);
-    await freeze({ snapshot: 'none', shutdown: { timeoutMs: 10_000 } });
+    await freeze({ snapshot: 'none', shutdown: { timeoutMs: 60_000 } });
     expect(await state()).toBe('shut off');
     await expectMerged();
     expect(await state()).toBe('running');
@@ -221,7 +228,7 @@ describe('--shutdown', () => {
     virshThrough(OBEDIENT);
     const overlayDirectory = path.join(libvirt.directory, 'nowhere');
     await expect(
-      freeze({ shutdown: { timeoutMs: 10_000 }, options: { quiesce: 'no', overlayDirectory } }),
+      freeze({ shutdown: { timeoutMs: 60_000 }, options: { quiesce: 'no', overlayDirectory } }),
     ).rejects.toThrow('nowhere');
     await expectMerged();
     expect(await state()).toBe('running');
@@ -237,12 +244,14 @@ describe('--shutdown', () => {
   });
 
   it('a guest that shuts down when nobody waits any more runs again', async () => {
-    const later = `setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" >/dev/null 2>&1 &`;
+    const nobody = path.join(libvirt.directory, `nobody-waits-${count}`);
+    const later = `setsid sh -c ': >"$0.asked"; while [ ! -e "$0" ]; do sleep 0.1; done; sleep 2; exec virsh "$@"' '${nobody}' "$@" >/dev/null 2>&1 &`;
     virshThrough(`case " $* " in *' shutdown '*) ${OBEDIENT}; ${later} exit 0;; esac`);
     const qemu = libvirt.qemu(domain);
-    const signal = AbortSignal.timeout(1000);
+    const signal = signalWhenThere(`${nobody}.asked`);
     await expect(freeze({ shutdown: { timeoutMs: 60_000 }, signal })).rejects.toThrow();
     expect(isAlive(qemu)).toBe(true);
+    fs.writeFileSync(nobody, '');
     await expectMerged();
     expect(isAlive(qemu)).toBe(false);
     expect(await state()).toBe('running');

@@ -9,11 +9,13 @@ import {
   type LogicalVolume,
 } from '../../src/snapshot/lvm/logical-volume.js';
 import { programFirst } from '../support/dumps.js';
+import { eventually } from '../support/libvirt.js';
 
-/** Ctrl-C reaches it in this time, and a program that does not care for SIGTERM would be killed 2 s later. */
-const ABORT_MS = 500;
-/** Says when it has come to its end, and leaves that to a process of its own group. */
-const SLOW = 'trap \'\' TERM; (sleep 4; echo "$1" >"$0.done") & wait';
+/**
+ * Says when it has begun: then Ctrl-C reaches it, and a program that does not care for SIGTERM would be killed 2 s later. Says when it has
+ * come to its end, and leaves that to a process of its own group.
+ */
+const SLOW = 'trap \'\' TERM; : >"$0.begun"; (sleep 4; echo "$1" >"$0.done") & wait';
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cm-lvm-commands-'));
 const { PATH } = process.env;
@@ -23,10 +25,20 @@ afterEach(() => {
   fs.rmSync(directory, { recursive: true, force: true });
 });
 
-/** What comes first on PATH under the name of a program of LVM. */
+/** What comes first on PATH under the name of a program of LVM: its file that says that it is done. */
 function slow(program: string): string {
   process.env.PATH = programFirst(directory, program, SLOW);
   return path.join(directory, `${program}.done`);
+}
+
+/** Stops `work` by a signal as soon as such a program has begun. */
+async function stoppedWhileBusy<T>(done: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const abort = new AbortController();
+  const worked = work(abort.signal);
+  worked.catch(() => {});
+  await eventually(async () => fs.existsSync(done.replace(/done$/, 'begun')));
+  abort.abort(new Error('ended by SIGINT'));
+  return worked;
 }
 
 const volume = { group: 'vg', name: 'lv' } as LogicalVolume;
@@ -40,17 +52,13 @@ describe('a command of LVM that has begun to change volumes is left to end it', 
     ['a thin snapshot', (signal: AbortSignal) => createThin({ origin: volume, name: 'cm', signal })],
   ])('%s, and only then do we stop', async (_, create) => {
     const done = slow('lvcreate');
-    const abort = new AbortController();
-    setTimeout(() => abort.abort(new Error('ended by SIGINT')), ABORT_MS);
-    await expect(create(abort.signal)).rejects.toThrow('ended by SIGINT');
+    await expect(stoppedWhileBusy(done, create)).rejects.toThrow('ended by SIGINT');
     expect(fs.readFileSync(done, 'utf8')).toBe('--snapshot\n');
   });
 
   it('a larger snapshot', async () => {
     const done = slow('lvextend');
-    const abort = new AbortController();
-    setTimeout(() => abort.abort(), ABORT_MS);
-    await extend(volume, 512, abort.signal);
+    await stoppedWhileBusy(done, (signal) => extend(volume, 512, signal));
     expect(fs.readFileSync(done, 'utf8')).toBe('--size\n');
   });
 

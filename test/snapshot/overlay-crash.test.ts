@@ -3,7 +3,14 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
-import { hasPattern, makeTwoDisks, type TestDisk, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import {
+  hasPattern,
+  makeTwoDisks,
+  signalWhenThere,
+  type TestDisk,
+  type TestDomain,
+  TestLibvirt,
+} from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const MIB = 1024 * 1024;
@@ -93,24 +100,28 @@ describe('killed while libvirt makes the snapshot', () => {
     process.env.PATH = real;
   });
 
-  /** A virsh that goes on in the background when it is killed, and takes its time: as libvirtd does. */
-  function slowVirsh(seconds: number): void {
+  /**
+   * A virsh that goes on in the background when it is killed, and takes its time: as libvirtd does. Gives a signal that comes when
+   * it does so.
+   */
+  function slowVirsh(seconds: number): AbortSignal {
     const bin = path.join(libvirt.directory, `bin-${count}`);
     fs.mkdirSync(bin);
+    const comes = path.join(bin, 'comes');
     const script = `#!/bin/sh
 case "$*" in
-  *snapshot-create*) PATH='${real}' setsid sh -c 'sleep ${seconds}; exec virsh "$@"' sh "$@" >/dev/null 2>&1 &
+  *snapshot-create*) PATH='${real}' setsid sh -c ': >"$0"; sleep ${seconds}; exec virsh "$@"' '${comes}' "$@" >/dev/null 2>&1 &
     exec sleep 60;;
   *) PATH='${real}' exec virsh "$@";;
 esac
 `;
     fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
     process.env.PATH = `${bin}:${real}`;
+    return signalWhenThere(comes);
   }
 
   it('a snapshot that comes seconds later is found and undone', async () => {
-    slowVirsh(3);
-    const signal = AbortSignal.timeout(1000);
+    const signal = slowVirsh(3);
     await expect(session.freeze(overlayProvider, domain.name, { signal })).rejects.toThrow(/stopped/);
     const started = Date.now();
     expect(await session.undo()).toEqual([]);

@@ -7,7 +7,13 @@ import { listCheckpoints } from '../../src/libvirt/checkpoints.js';
 import { socketDirectory } from '../../src/snapshot/pull/place.js';
 import { pullProvider } from '../../src/snapshot/pull/provider.js';
 import { whileOpenForWriting } from '../support/held-open.js';
-import { eventually, makeTwoDisks, type TestDomain, TestLibvirt } from '../support/libvirt.js';
+import {
+  eventually,
+  makeTwoDisks,
+  signalWhenThere,
+  type TestDomain,
+  TestLibvirt,
+} from '../support/libvirt.js';
 import { SnapshotSession } from '../support/snapshot-session.js';
 
 const checkpoints = { since: new Map<string, string>() };
@@ -210,6 +216,7 @@ describe('killed while libvirt begins the job', () => {
   ])('a job that comes seconds later is found and ended%s', async (_, checkpoints) => {
     const bin = path.join(libvirt.directory, `bin-${count}`);
     fs.mkdirSync(bin);
+    const comes = path.join(bin, 'comes');
     // Goes on in the background when it is killed, and takes its time: as libvirtd does.
     const script = `#!/bin/sh
 case "$*" in
@@ -218,14 +225,14 @@ case "$*" in
       : >'${bin}/asked'
       PATH='${real}' exec virsh "$@"
     fi
-    PATH='${real}' setsid sh -c 'sleep 3; exec virsh "$@"' sh "$@" 3<&3 4<&4 >/dev/null 2>&1 &
+    PATH='${real}' setsid sh -c ': >"$0"; sleep 3; exec virsh "$@"' '${comes}' "$@" 3<&3 4<&4 >/dev/null 2>&1 &
     exec sleep 60;;
   *) PATH='${real}' exec virsh "$@";;
 esac
 `;
     fs.writeFileSync(path.join(bin, 'virsh'), script, { mode: 0o755 });
     process.env.PATH = `${bin}:${real}`;
-    const signal = AbortSignal.timeout(2000);
+    const signal = signalWhenThere(comes);
     await expect(session.freeze(pullProvider, domain.name, { checkpoints, signal })).rejects.toThrow(
       /abort|stopped/,
     );

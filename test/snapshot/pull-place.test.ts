@@ -58,7 +58,7 @@ describe("the directory of a backup job's socket", () => {
     const qemu = execa('setpriv', ['--euid=65534', '--egid=65534', '--clear-groups', 'sleep', '60']);
     try {
       await expect
-        .poll(() => fs.readFileSync(`/proc/${qemu.pid}/status`, 'utf8'))
+        .poll(() => fs.readFileSync(`/proc/${qemu.pid}/status`, 'utf8'), { timeout: 30_000 })
         .toMatch(/^Name:\tsleep\n(?:.*\n)*Uid:\t0\t65534\t/);
       makeSocketDirectory(directory(), identify(qemu.pid!)!);
       expect(fs.statSync(directory())).toMatchObject({ uid: 65534, gid: 65534 });

@@ -319,6 +319,14 @@ export async function eventually(condition: () => Promise<boolean>): Promise<voi
   }
 }
 
+/** A signal that comes as soon as there is that file, or after a minute. */
+export function signalWhenThere(file: string): AbortSignal {
+  const abort = new AbortController();
+  const there = eventually(async () => fs.existsSync(file));
+  void there.catch(() => {}).then(() => abort.abort());
+  return abort.signal;
+}
+
 /** Makes an image of `size` bytes filled with `pattern`. */
 export async function makeImage(file: string, format: string, size: number, pattern?: number): Promise<void> {
   await run('qemu-img', ['create', '-q', '-f', format, file, String(size)]);
