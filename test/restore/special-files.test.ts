@@ -20,7 +20,7 @@ afterAll(() => chunkmount.close());
  * Puts a FIFO in a file's place, at which somebody waits to write. Gives whether it has been opened since, which is what lets
  * that one go on.
  */
-async function fifoAt(file: string): Promise<() => Promise<boolean>> {
+async function fifoAt(file: string): Promise<(withinMs?: number) => Promise<boolean>> {
   fs.rmSync(file);
   await run('mkfifo', [file]);
   const writer = spawn('dd', [`of=${file}`, 'if=/dev/null', 'status=none'], { stdio: 'ignore' });
@@ -28,9 +28,9 @@ async function fifoAt(file: string): Promise<() => Promise<boolean>> {
   const ended = new Promise<true>((resolve) => writer.once('exit', () => resolve(true)));
   // Where it sleeps in the kernel: fs/pipe.c.
   await expect
-    .poll(() => fs.readFileSync(`/proc/${writer.pid}/wchan`, 'latin1'))
+    .poll(() => fs.readFileSync(`/proc/${writer.pid}/wchan`, 'latin1'), { timeout: 30_000 })
     .toContain('wait_for_partner');
-  return () => Promise.race([ended, sleep(500, false)]);
+  return (withinMs = 500) => Promise.race([ended, sleep(withinMs, false, { ref: false })]);
 }
 
 const FILES = ['manifest.json', 'vda.xxh64', 'mail01.xml', 'nvram.fd', chunkFile('vda', 13)];
@@ -61,6 +61,6 @@ describe('what is no plain file in a tree is refused without being opened:', () 
     const { chunk } = demoTree();
     const wasOpened = await fifoAt(chunk(13));
     fs.closeSync(fs.openSync(chunk(13), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK));
-    expect(await wasOpened()).toBe(true);
+    expect(await wasOpened(30_000)).toBe(true);
   });
 });
