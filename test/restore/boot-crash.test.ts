@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentReporter } from '../../src/report/reporter.js';
 import type { JournalData, JournalEntry } from '../../src/session/journal.js';
@@ -39,6 +40,8 @@ beforeEach(() => {
 });
 
 afterEach(() => session.sweep());
+
+const PRELOAD = pathToFileURL(path.resolve(import.meta.dirname, '../crash/die-at-record.mjs')).href;
 
 /** The boot itself; directory and mount; two overlays and NVRAM; the VM: an intent each, and all but the first done. */
 const RECORDS = 13;
@@ -125,22 +128,16 @@ describe('killed while booting', () => {
 });
 
 describe('the real program', () => {
-  function recordsSoFar(): number {
-    const file = path.join(session.chunkmount.stateDirectory, 'boots', 'mail01-boot', 'journal.jsonl');
-    return fs.existsSync(file) ? fs.readFileSync(file, 'latin1').split('\n').length - 1 : 0;
-  }
-
-  /** Sends it a signal as soon as its journal has that many records; it may be further by then. */
+  /** The signal comes when its journal has that many records. */
   async function interrupted(records: number, signal: 'SIGKILL' | 'SIGINT'): Promise<number | undefined> {
     const options = [`--storage=${session.storage}`, `--connect=${session.libvirt.uri}`];
-    const command = session.chunkmount.start(['boot', session.tree, ...options]);
-    let over = false;
-    void command.then(() => {
-      over = true;
+    const { exitCode } = await session.chunkmount.start(['boot', session.tree, ...options], {
+      NODE_OPTIONS: `--import=${PRELOAD}`,
+      CRASH_AT: String(records),
+      CRASH_COUNT: path.join(session.directory, 'count'),
+      CRASH_SIGNAL: signal,
     });
-    while (!over && recordsSoFar() < records) await new Promise((resolve) => setTimeout(resolve, 2));
-    command.kill(signal);
-    return (await command).exitCode;
+    return exitCode;
   }
 
   it.each([1, 3, 4, 6, 10, 12])('killed at journal record %i: --discard leaves nothing', async (records) => {

@@ -5,6 +5,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { run } from '../../src/host/exec.js';
 import { signalProcess, waitForEnd } from '../../src/host/process-identity.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
+import { whileOpenForWriting } from '../support/held-open.js';
+import { eventually } from '../support/libvirt.js';
 import { chunkFile, testBytes } from '../support/trees.js';
 import { BootSession, contentAfter, type Written } from './boot-session.js';
 import { flipBit, KIB, MIB } from './demo-tree.js';
@@ -164,12 +166,17 @@ describe('boot --finish', () => {
   it('waits for a program that writes to an overlay while the VM is off', async () => {
     const domain = await session.booted();
     await session.libvirt.killQemu(domain);
-    const writer = run('qemu-io', ['-f', 'qcow2', '-c', 'sleep 4000', session.overlay('vda')]);
-    await new Promise((resolve) => setTimeout(resolve, 1_000));
-    const { exitCode, stderr } = await session.end('finish');
-    await writer;
-    expect(exitCode, stderr).toBe(0);
-    expect(stderr).toContain('is being written by another program');
+    let finishing: ReturnType<typeof session.chunkmount.start>;
+    await whileOpenForWriting({ path: session.overlay('vda'), format: 'qcow2' }, async () => {
+      finishing = session.chunkmount.start(['boot', '--finish', 'mail01-boot']);
+      let said = '';
+      finishing.stderr.on('data', (data) => {
+        said += data;
+      });
+      await eventually(async () => said.includes('is being written by another program'));
+    });
+    const { exitCode, stderr } = await finishing!;
+    expect(exitCode, String(stderr)).toBe(0);
     await session.expectFinished([]);
   });
 

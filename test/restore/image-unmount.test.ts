@@ -4,6 +4,8 @@ import { run } from '../../src/host/exec.js';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { signalProcess, waitForEnd } from '../../src/host/process-identity.js';
 import { TestChunkmount } from '../support/chunkmount.js';
+import { programFirst } from '../support/dumps.js';
+import { eventually } from '../support/libvirt.js';
 import { build, fuseDevice, requireAll, root } from '../support/requirements.js';
 import { demoTree, editManifest } from './demo-tree.js';
 import { daemonOf, expectError, mountImages, readAt } from './image-session.js';
@@ -135,11 +137,10 @@ describe('bad input', () => {
   it('a signal while it mounts: nothing is left', async () => {
     const { root: tree, beside } = demoTree();
     fs.mkdirSync(beside('mnt'));
-    const command = chunkmount.start(['image-mount', tree, beside('mnt')]);
-    const deadline = Date.now() + 20_000;
-    while (daemonOf(beside('mnt')).length === 0 && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
+    const PATH = programFirst(beside('bin'), 'mount', `: >'${beside('mounts')}'; exec sleep 60`);
+    const command = chunkmount.start(['image-mount', tree, beside('mnt')], { PATH });
+    await eventually(async () => fs.existsSync(beside('mounts')));
+    expect(daemonOf(beside('mnt'))).toHaveLength(1);
     command.kill('SIGINT');
     expect((await command).exitCode).toBe(130);
     expect(mountAt(beside('mnt'))).toBeUndefined();
