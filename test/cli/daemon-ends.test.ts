@@ -134,7 +134,7 @@ describe('the daemon', () => {
   });
 
   it('that is told to end after its tree was unmounted ends well', async () => {
-    const env = { NODE_OPTIONS: preload('fixtures/slow-disk.mjs'), TEST_READ_MS: '3000' };
+    const env = { NODE_OPTIONS: preload('fixtures/slow-disk.mjs'), TEST_READ_MS: '60000' };
     expect(await chunkmount.run(given, env)).toMatchObject({ exitCode: 0 });
     await run('umount', [tree]);
     // Removed once the daemon knows; it then waits for its scanners.

@@ -318,8 +318,8 @@ describe('the stat contract over sessions', () => {
       const first = await session(options);
       write(100 * 65_536, Buffer.from('changed'));
       const name = 'disk0/000000/00000064';
-      // The scan would take half a minute.
-      await mount(options, later({ TEST_READ_MS: '100' }, 'slow-disk.mjs'));
+      // The scan would take a minute.
+      await mount(options, later({ TEST_READ_MS: '500' }, 'slow-disk.mjs'));
       const shown = fs.statSync(path.join(tree, name)).mtimeMs / 1000;
       await killDaemon();
       write(100 * 65_536, before);
@@ -337,7 +337,7 @@ describe('the stat contract over sessions', () => {
       const options = ['--chunk-size=64K'];
       const first = await session(options);
       write(100 * 65_536, Buffer.from('changed'));
-      await mount(options, later({ TEST_READ_MS: '100' }, 'slow-disk.mjs'));
+      await mount(options, later({ TEST_READ_MS: '500' }, 'slow-disk.mjs'));
       const early = fs.statSync(path.join(tree, 'disk0/000000/00000000'));
       const { sessions: shown } = JSON.parse(await chunkmount.succeed('list', '--json'));
       expect(shown[0].daemon.scan.resolved).toBeLessThan(200);
