@@ -58,11 +58,11 @@ export function traces(chunkmount: TestChunkmount, images: string = chunkmount.d
   ];
 }
 
-/** Waits until `condition` holds, at most half a minute: the machine may be busy. */
+/** Waits until `condition` holds, at most a minute: the machine may be busy. */
 export async function eventually(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 30_000;
+  const deadline = Date.now() + 60_000;
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error('waited half a minute in vain');
+    if (Date.now() > deadline) throw new Error('waited a minute in vain');
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

@@ -60,7 +60,7 @@ export function describeLife(kind: TransportKind): void {
     await session.scanned();
     const daemon = session.daemon();
     await run('umount', [tree]);
-    expect(await waitForEnd(daemon, 10_000)).toBe(true);
+    expect(await waitForEnd(daemon, 60_000)).toBe(true);
     // An rsync --delete from an empty directory would erase the backup.
     expect(fs.existsSync(tree)).toBe(false);
     await session.cleanup();
@@ -82,7 +82,7 @@ export function describeLife(kind: TransportKind): void {
     expect(buffer.equals(chunk!.content)).toBe(true);
     expect(isAlive(daemon)).toBe(true);
     fs.closeSync(fd);
-    expect(await waitForEnd(daemon, 10_000)).toBe(true);
+    expect(await waitForEnd(daemon, 60_000)).toBe(true);
     await session.cleanup();
   });
 
@@ -92,7 +92,7 @@ export function describeLife(kind: TransportKind): void {
     await rsyncChunks(tree, copy);
     const daemon = session.daemon();
     process.kill(daemon.pid, 'SIGKILL');
-    expect(await waitForEnd(daemon, 10_000)).toBe(true);
+    expect(await waitForEnd(daemon, 60_000)).toBe(true);
     const gone = expect.objectContaining({ errno: -ENOTCONN });
     expect(() => fs.statfsSync(tree)).toThrow(gone);
     expect(() => fs.lstatSync(path.join(tree, 'unknown'))).toThrow(gone);

@@ -79,7 +79,7 @@ interface ListedSession {
   };
 }
 
-const WAIT_MS = 15_000;
+const WAIT_MS = 60_000;
 
 /** The real program with images of its own, serving through one transport. */
 export class TransportSession {

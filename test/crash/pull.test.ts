@@ -43,7 +43,7 @@ async function mounted(...options: string[]): Promise<void> {
 /** A chunk that was not read before; with little time to wait: it must fail, not hang. */
 async function readLast(): Promise<unknown> {
   const chunk = path.join(session.tree, 'vda', '000000', '0000000f');
-  const waiting = new Promise((resolve) => setTimeout(resolve, 10_000, 'hangs').unref());
+  const waiting = new Promise((resolve) => setTimeout(resolve, 30_000, 'hangs').unref());
   return Promise.race([fs.promises.readFile(chunk).catch((error: unknown) => String(error)), waiting]);
 }
 

@@ -21,7 +21,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 async function expectNone(): Promise<void> {
   for (const { pid } of running()) {
     const daemon = identify(pid);
-    expect(daemon === undefined || (await waitForEnd(daemon, 10_000))).toBe(true);
+    expect(daemon === undefined || (await waitForEnd(daemon, 60_000))).toBe(true);
   }
 }
 
@@ -34,7 +34,7 @@ describe('a daemon that has nothing to serve yet', () => {
     // As when we are killed.
     daemon.letGo();
     const identity = identify(daemon.pid);
-    expect(identity === undefined || (await waitForEnd(identity, 10_000))).toBe(true);
+    expect(identity === undefined || (await waitForEnd(identity, 60_000))).toBe(true);
   });
 
   it.each([0, 100, 1000])('ends when it is not needed, %i ms after its start', async (ms) => {

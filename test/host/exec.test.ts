@@ -41,7 +41,7 @@ function pidIn(file: string): Promise<number> {
 }
 
 async function eventually<T>(look: () => T | undefined): Promise<T> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 60_000;
   for (;;) {
     const found = look();
     if (found !== undefined) return found;
@@ -286,7 +286,7 @@ describe('spawnDetached', () => {
       // The whole session: the shell and its sleep.
       process.kill(-pid, 'SIGKILL');
     }
-    expect(await waitForEnd(identity, 10_000)).toBe(true);
+    expect(await waitForEnd(identity, 60_000)).toBe(true);
   });
 
   it('throws for a program that is missing, and keeps nothing open', async () => {
@@ -313,7 +313,7 @@ describe('spawnDaemon', () => {
     );
     expect(await answer(30_000)).toEqual({ argv: 'an argument' });
     const identity = identify(pid);
-    if (identity !== undefined) expect(await waitForEnd(identity, 10_000)).toBe(true);
+    if (identity !== undefined) expect(await waitForEnd(identity, 60_000)).toBe(true);
   });
 
   it('says that the daemon ended without one', async () => {
@@ -350,7 +350,7 @@ describe('a daemon that was started', () => {
     daemon.letGo();
     daemon.letGo();
     const identity = identify(daemon.pid);
-    if (identity !== undefined) expect(await waitForEnd(identity, 10_000)).toBe(true);
+    if (identity !== undefined) expect(await waitForEnd(identity, 60_000)).toBe(true);
     const other = await spawnDaemon(script, [], { logFile: path.join(directory, 'told.log') });
     other.kill();
     await expect(other.answer(30_000)).rejects.toThrow('SIGKILL');

@@ -45,7 +45,7 @@ async function line(child: ChildProcess): Promise<string> {
 }
 
 async function eventually(check: () => boolean): Promise<void> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 60_000;
   while (!check()) {
     if (Date.now() > deadline) throw new Error('it did not happen');
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -64,7 +64,7 @@ describe('a process', () => {
     expect(isAlive(identity)).toBe(true);
     expect(await waitForEnd(identity, 50)).toBe(false);
     child.kill();
-    expect(await waitForEnd(identity, 10_000)).toBe(true);
+    expect(await waitForEnd(identity, 60_000)).toBe(true);
     expect(identify(child.pid!)).toBeUndefined();
   });
 
@@ -105,7 +105,7 @@ ctypes.CDLL(None).pthread_exit(None)`;
     const identity = identify(child.pid!)!;
     expect(isAlive(identity)).toBe(true);
     signalProcess(identity, 'SIGKILL');
-    expect(await waitForEnd(identity, 10_000)).toBe(true);
+    expect(await waitForEnd(identity, 60_000)).toBe(true);
   });
 
   it.each(['a) Z 1 (b', '(', ') R', 'with space'])('may call itself "%s"', async (name) => {

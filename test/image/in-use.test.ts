@@ -61,7 +61,7 @@ async function whileOpen(
     await use();
   } finally {
     signalProcess(nbd, 'SIGKILL');
-    await waitForEnd(nbd, 10_000);
+    await waitForEnd(nbd, 60_000);
   }
 }
 

@@ -210,7 +210,7 @@ describe('images that are refused', () => {
     const crypto = 'encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10';
     const create = () => qemuImg('create', '-q', ...secret, '-f', 'qcow2', '-o', crypto, file, '1M');
     // It measures how long it takes to derive a key, and gives up when the kernel's clock has not moved: where that ticks slowly.
-    await vi.waitFor(create, { timeout: 10_000 });
+    await vi.waitFor(create, { timeout: 60_000 });
     expect((await refusal({ path: file, format: 'qcow2' })).message).toContain('encrypted');
   });
 

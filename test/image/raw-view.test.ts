@@ -200,7 +200,7 @@ describe('undoing a raw view', () => {
   it('after the daemon was killed and left a dead mount', async () => {
     const view = await start();
     signalProcess(view.identity, 'SIGKILL');
-    await waitForEnd(view.identity, 10_000);
+    await waitForEnd(view.identity, 60_000);
     expect(mountAt(view.path)).toBeDefined();
     await undoneCleanly(view);
   });

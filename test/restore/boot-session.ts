@@ -89,7 +89,7 @@ export class BootSession {
     for (const { pid } of ['mail01-boot', 'one', 'two'].flatMap((name) => daemonOf(this.mountpoint(name)))) {
       // One that a test has started with the code of its own is not known to the program, which waits for its own only.
       const daemon = identify(pid);
-      expect(daemon === undefined || (await waitForEnd(daemon, 10_000))).toBe(true);
+      expect(daemon === undefined || (await waitForEnd(daemon, 60_000))).toBe(true);
     }
   }
 

@@ -186,7 +186,7 @@ describe('boot --finish', () => {
     await session.libvirt.killQemu(domain);
     const [daemon] = daemonOf(session.mountpoint());
     await run('umount', [session.mountpoint()]);
-    await waitForEnd(daemon!, 10_000);
+    await waitForEnd(daemon!, 60_000);
     await session.ended('finish');
     await session.expectFinished(WRITES);
   });
@@ -196,7 +196,7 @@ describe('boot --finish', () => {
     await guestWrites();
     const [daemon] = daemonOf(session.mountpoint());
     signalProcess(daemon!, 'SIGKILL');
-    await waitForEnd(daemon!, 10_000);
+    await waitForEnd(daemon!, 60_000);
     const { message, hint } = expectError(await session.end('finish'), 1);
     expect(message).toMatch(/^the images at .* are gone/);
     expect(hint).toContain('virsh destroy mail01-boot');
@@ -210,7 +210,7 @@ describe('boot --finish', () => {
     await session.libvirt.killQemu(domain);
     const [daemon] = daemonOf(session.mountpoint());
     await run('umount', [session.mountpoint()]);
-    await waitForEnd(daemon!, 10_000);
+    await waitForEnd(daemon!, 60_000);
     const old = `${session.tree}.old`;
     fs.renameSync(session.tree, old);
     fs.cpSync(old, session.tree, { recursive: true, preserveTimestamps: true });

@@ -28,7 +28,7 @@ describe('a damaged tree', () => {
     }
     await expect(reading).rejects.toThrow(/Input\/output error/);
     // A thread's words go through the main thread.
-    await expect.poll(log, { timeout: 10_000 }).toMatch(new RegExp(one.restore.source, 'm'));
+    await expect.poll(log, { timeout: 60_000 }).toMatch(new RegExp(one.restore.source, 'm'));
   });
 
   it('gives everything but the damaged chunk, and names that once for each thread at most', async () => {

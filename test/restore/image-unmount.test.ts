@@ -36,7 +36,7 @@ describe('image-unmount', () => {
     const { image, mountpoint } = await mountImages(chunkmount, tree);
     const [daemon] = daemonOf(mountpoint);
     signalProcess(daemon!, 'SIGKILL');
-    await waitForEnd(daemon!, 10_000);
+    await waitForEnd(daemon!, 60_000);
     expect(() => fs.statfsSync(mountpoint)).toThrow(/ENOTCONN/);
     await expect(readAt(image('vda'), 0, 10)).rejects.toThrow(/not connected/);
     const again = expectError(await chunkmount.run(['image-mount', tree, mountpoint]), 2);

@@ -52,7 +52,7 @@ async function untilWritten(child: ChildProcess, bytes: number): Promise<void> {
   while (written(child) < bytes) await sleep(10);
 }
 
-/** Ends it with SIGTERM. It has 10 s. */
+/** Ends it with SIGTERM. It has 30 s: the whole would take minutes. */
 async function terminated(child: ChildProcess): Promise<{ ended: unknown; said: string }> {
   let said = '';
   child.stderr!.on('data', (data) => {
@@ -60,7 +60,7 @@ async function terminated(child: ChildProcess): Promise<{ ended: unknown; said: 
   });
   const closed = new Promise((resolve) => child.once('close', resolve));
   child.kill('SIGTERM');
-  const ended = await Promise.race([closed, sleep(10_000, 'not at all', { ref: false })]);
+  const ended = await Promise.race([closed, sleep(30_000, 'not at all', { ref: false })]);
   return { ended, said };
 }
 

@@ -161,7 +161,7 @@ export class TestLibvirt {
   async stopDaemon(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     if (this.#daemon === undefined) return;
     signalProcess(this.#daemon, signal);
-    if (!(await waitForEnd(this.#daemon, 10_000))) throw new Error('libvirtd does not end');
+    if (!(await waitForEnd(this.#daemon, 60_000))) throw new Error('libvirtd does not end');
     this.#daemon = undefined;
   }
 
@@ -199,7 +199,7 @@ export class TestLibvirt {
   async killQemu(domain: TestDomain): Promise<void> {
     const qemu = this.qemu(domain);
     signalProcess(qemu, 'SIGKILL');
-    await waitForEnd(qemu, 10_000);
+    await waitForEnd(qemu, 60_000);
     await eventually(async () => !(await this.virsh.list('active')).some(({ uuid }) => uuid === domain.uuid));
   }
 

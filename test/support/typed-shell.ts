@@ -59,7 +59,7 @@ export class TypedShell {
     const started = performance.now();
     this.#process.stdin.write(text + TAB + SHOW);
     while (!fs.existsSync(file)) {
-      if (performance.now() - started > 20_000) throw new Error(`the shell hangs:\n${this.#screen}`);
+      if (performance.now() - started > 60_000) throw new Error(`the shell hangs:\n${this.#screen}`);
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
     const line = fs.readFileSync(file, 'utf8');

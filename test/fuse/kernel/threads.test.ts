@@ -84,7 +84,7 @@ it('one thread begins; others come, and answer while it waits for a disk', async
   await whileServed(3, async (shared) => {
     expect(shared[INSTANCES]).toBe(1);
     const slow = linkOf('slow');
-    await vi.waitFor(() => expect(shared[WAITING]).toBe(1), { timeout: 20_000 });
+    await vi.waitFor(() => expect(shared[WAITING]).toBe(1), { timeout: 60_000 });
     expect(await linkOf('fast')).toBe('at once');
     expect(shared[INSTANCES]).toBeGreaterThan(1);
     Atomics.store(shared, RELEASED, 1);
@@ -96,7 +96,7 @@ it('one thread begins; others come, and answer while it waits for a disk', async
 it('others that cannot serve are told, and missed by nobody', async () => {
   const told = vi.spyOn(console, 'error').mockImplementation(() => {});
   await whileServed(1, async (shared) => {
-    await vi.waitFor(() => expect(told).toHaveBeenCalledTimes(2), { timeout: 20_000 });
+    await vi.waitFor(() => expect(told).toHaveBeenCalledTimes(2), { timeout: 60_000 });
     expect(told).toHaveBeenCalledWith(expect.stringContaining('no more of them'));
     expect(shared[INSTANCES]).toBe(3);
     expect(await linkOf('fast')).toBe('at once');

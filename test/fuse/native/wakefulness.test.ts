@@ -8,5 +8,5 @@ test.skipIf(availableParallelism() === 1)('polls after a request, and soon no mo
   const wakefulness = new Wakefulness();
   wakefulness.prolong();
   expect(polls()).toBe(true);
-  await vi.waitFor(() => expect(polls()).toBe(false), { timeout: 20_000 });
+  await vi.waitFor(() => expect(polls()).toBe(false), { timeout: 60_000 });
 });
