@@ -18,7 +18,9 @@ describe('exitCodeWithin', () => {
     onTestFinished(() => fs.rmSync(directory, { recursive: true }));
     const file = path.join(directory, 'pid');
     const script = 'trap "" TERM; echo $$ > "$1"; while :; do sleep 0.1; done';
-    expect(await exitCodeWithin('sh', ['-c', script, 'sh', file], 500)).toBeUndefined();
+    // Until it got as far as that: how long it takes depends on the machine.
+    for (let timeoutMs = 250; !fs.existsSync(file); timeoutMs *= 2)
+      expect(await exitCodeWithin('sh', ['-c', script, 'sh', file], timeoutMs)).toBeUndefined();
     const pid = Number(fs.readFileSync(file, 'utf8'));
     await eventually(async () => identify(pid) === undefined);
   });
