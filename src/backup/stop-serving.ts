@@ -56,9 +56,9 @@ function placeOf({ mountpoint, source, sessionDirectory }: v.InferOutput<typeof 
 
 /** Returns whether somebody still holds on to the tree, which then lives on without a place in the file system. */
 async function takeAway(mountpoint: string, source: string, reporter: Reporter): Promise<boolean> {
-  const deadline = Date.now() + BUSY_GRACE_MS;
+  const deadline = performance.now() + BUSY_GRACE_MS;
   let problem = '';
-  while (isMounted(mountpoint, source) && Date.now() < deadline) {
+  while (isMounted(mountpoint, source) && performance.now() < deadline) {
     try {
       await unmount(mountpoint);
     } catch (error) {

@@ -37,7 +37,7 @@ type Pull = v.InferOutput<typeof schema>;
 /** Waits for the job on the disk, if there is one. */
 async function untilIdle({ domain, target }: Pull, virsh: Virsh, context: UndoContext): Promise<void> {
   if ((await virsh.blockJob(domain.uuid, target)) === undefined) return;
-  const deadline = Date.now() + (context.commitTimeoutMs ?? DEFAULT_TIMEOUT_MS);
+  const deadline = performance.now() + (context.commitTimeoutMs ?? DEFAULT_TIMEOUT_MS);
   const { uuid, name } = domain;
   await watchJob({ virsh, reporter: context.reporter, uuid, name, target, deadline });
 }

@@ -85,9 +85,9 @@ const END_POLL_MS = { first: 1, most: 20 };
 
 /** Waits until that very process has ended, at most `timeoutMs`. Returns whether it has. */
 export async function waitForEnd(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
-  const deadline = Date.now() + timeoutMs;
+  const deadline = performance.now() + timeoutMs;
   for (let pause = END_POLL_MS.first; isAlive(identity); pause = Math.min(2 * pause, END_POLL_MS.most)) {
-    if (Date.now() >= deadline) return false;
+    if (performance.now() >= deadline) return false;
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
   return true;

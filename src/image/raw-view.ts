@@ -106,11 +106,11 @@ export async function startRawView(request: RawViewRequest): Promise<RawView> {
   );
   const identity = identify(pid);
   if (identity !== undefined) journal.done(entry, { identity });
-  const deadline = Date.now() + READY_TIMEOUT_MS;
+  const deadline = performance.now() + READY_TIMEOUT_MS;
   while (identity !== undefined && isAlive(identity)) {
     signal?.throwIfAborted();
     if (await isReadable(mountpoint, request.virtualSize)) return { path: mountpoint, identity };
-    if (Date.now() > deadline)
+    if (performance.now() > deadline)
       throw notStarted(request, `it was not ready after ${READY_TIMEOUT_MS / 1000} s`);
     await sleep(POLL_MS, undefined, { signal });
   }

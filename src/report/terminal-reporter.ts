@@ -13,7 +13,7 @@ export class TerminalReporter extends TextReporter {
   }
 
   override progress(label: string, total: number): ProgressTask {
-    const started = Date.now();
+    const started = performance.now();
     const bar = new cliProgress.SingleBar({
       stream: this.stream,
       format: `${label} {bar} {percentage} % {amount} {rate}/s, {eta_formatted} left`,
@@ -25,7 +25,7 @@ export class TerminalReporter extends TextReporter {
     let done = 0;
     const facts = () => ({
       amount: formatBytes(done),
-      rate: formatBytes((done * 1000) / Math.max(1, Date.now() - started)),
+      rate: formatBytes((done * 1000) / Math.max(1, performance.now() - started)),
     });
     bar.start(total, 0, facts());
     return {

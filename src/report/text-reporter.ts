@@ -27,12 +27,12 @@ export class TextReporter implements Reporter {
 
   progress(label: string, total: number): ProgressTask {
     let done = 0;
-    let last = Date.now();
+    let last = performance.now();
     return {
       advance: (amount) => {
         done += amount;
-        if (Date.now() - last < this.progressIntervalMs) return;
-        last = Date.now();
+        if (performance.now() - last < this.progressIntervalMs) return;
+        last = performance.now();
         this.#line(`${label}: ${total === 0 ? 100 : Math.floor((done / total) * 100)} %`);
       },
       end() {},

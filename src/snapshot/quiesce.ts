@@ -117,11 +117,11 @@ export async function whileFrozen(subject: FreezeSubject, work: () => Promise<vo
   const debt = recordDebt(subject);
   await virsh.agentTimeout(domain.uuid, FREEZE_TIMEOUT_SECONDS);
   const guard = await startGuard(subject);
-  const started = Date.now();
+  const started = performance.now();
   try {
     await virsh.freeze(domain.uuid);
     await work();
-    return Date.now() - started < FREEZE_TIMEOUT_SECONDS * 1000;
+    return performance.now() - started < FREEZE_TIMEOUT_SECONDS * 1000;
   } finally {
     const paid = await payDebt(subject, debt);
     if (paid && guard !== undefined) signalProcess(guard, 'SIGTERM');

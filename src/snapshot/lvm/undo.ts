@@ -45,7 +45,7 @@ export async function findLvmSnapshot(record: LvmRecord): Promise<LogicalVolume 
 
 const undoLvm: UndoHandler = async (entry, context) => {
   const record = readLvmRecord(entry);
-  const deadline = Date.now() + BUSY_TIMEOUT_MS;
+  const deadline = performance.now() + BUSY_TIMEOUT_MS;
   for (;;) {
     const volume = await findLvmSnapshot(record);
     if (volume === undefined) return;
@@ -57,7 +57,7 @@ const undoLvm: UndoHandler = async (entry, context) => {
     }
     if (await remove(volume)) return;
     context.signal?.throwIfAborted();
-    if (Date.now() > deadline) {
+    if (performance.now() > deadline) {
       throw failed(
         `the LVM snapshot ${volume.group}/${volume.name} cannot be removed: somebody has it open`,
         {

@@ -11,7 +11,7 @@ export interface OverlayCase {
   readonly context: UndoContext;
   /** As the journal has it now. */
   readonly record: OverlayRecord;
-  /** Milliseconds since 1970. */
+  /** As performance.now() has it: the clock of the host may be set meanwhile. */
   readonly deadline: number;
 }
 
@@ -23,7 +23,7 @@ export function overlayCase(entry: JournalEntry, context: UndoContext): OverlayC
     virsh: new Virsh({ connect: readOverlayRecord(entry).connect, signal: context.signal }),
     entry,
     context,
-    deadline: Date.now() + (context.commitTimeoutMs ?? DEFAULT_COMMIT_TIMEOUT_MS),
+    deadline: performance.now() + (context.commitTimeoutMs ?? DEFAULT_COMMIT_TIMEOUT_MS),
     get record() {
       return readOverlayRecord(context.journal.pending().find(({ seq }) => seq === entry.seq) ?? entry);
     },

@@ -17,7 +17,7 @@ export interface MergeWatch {
   readonly uuid: string;
   readonly name: string;
   readonly target: string;
-  /** Milliseconds since 1970. */
+  /** As performance.now() has it: the clock of the host may be set meanwhile. */
   readonly deadline: number;
 }
 
@@ -29,7 +29,7 @@ export class Pacer {
 
   async wait(): Promise<void> {
     const { name, target, deadline } = this.watch;
-    if (Date.now() > deadline) {
+    if (performance.now() > deadline) {
       throw failed(`disk ${target} of ${name} is not merged yet, and the time for it is over`, {
         hint: 'the VM runs on and nothing is lost; the merge goes on, and another cleanup finishes it (--commit-timeout gives it longer)',
       });

@@ -15,7 +15,7 @@ const MIRROR_LAG_MS = 1_000;
 const LONGEST_PIVOT_MS = 10_000;
 
 function call(one: OverlayCase) {
-  return { timeoutMs: Math.max(1, one.deadline - Date.now()), signal: one.context.signal };
+  return { timeoutMs: Math.max(1, Math.ceil(one.deadline - performance.now())), signal: one.context.signal };
 }
 
 async function commit(one: OverlayCase): Promise<void> {

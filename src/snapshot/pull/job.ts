@@ -45,7 +45,7 @@ async function mayStillCome(virsh: Virsh, record: JobRecord): Promise<boolean> {
 /** Ends the job, if it is there or still comes, and if it is ours. Returns once it is gone. */
 export async function endJob(virsh: Virsh, record: JobRecord, signal?: AbortSignal): Promise<void> {
   const { domain } = record;
-  const deadline = Date.now() + END_TIMEOUT_MS;
+  const deadline = performance.now() + END_TIMEOUT_MS;
   for (;;) {
     const last = !(await mayStillCome(virsh, record));
     if (await isJobThere(virsh, record)) break;
@@ -56,7 +56,7 @@ export async function endJob(virsh: Virsh, record: JobRecord, signal?: AbortSign
   await virsh.abortDomainJob(domain.uuid);
   while (await isJobThere(virsh, record)) {
     signal?.throwIfAborted();
-    if (Date.now() > deadline) {
+    if (performance.now() > deadline) {
       throw failed(`the backup job of ${domain.name} does not end`, {
         hint: `see virsh domjobinfo ${domain.name}, end it with virsh domjobabort, then run cleanup again`,
       });
