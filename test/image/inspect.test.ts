@@ -6,6 +6,7 @@ import { run } from '../../src/host/exec.js';
 import type { ImageReference } from '../../src/image/image-reference.js';
 import { inspectImage } from '../../src/image/inspect.js';
 import { silentReporter } from '../../src/report/reporter.js';
+import { asNobody } from '../support/as-nobody.js';
 import {
   created,
   DISK_SIZE,
@@ -214,21 +215,18 @@ describe('images that are refused', () => {
     expect((await refusal({ path: file, format: 'qcow2' })).message).toContain('encrypted');
   });
 
-  it('not readable by this user, with what to do', async () => {
+  it('not readable by this user, with what to do', async (context) => {
     await requireAll(root);
     const own = fresh();
     fs.chmodSync(directory, 0o755);
     fs.chmodSync(own, 0o755);
     const file = writeRaw(path.join(own, 'disk.raw'), 512).path;
     fs.chmodSync(file, 0o600);
-    process.seteuid!(65534);
-    try {
+    await asNobody(context, async () => {
       const error = await refusal({ path: file, format: 'raw' });
       expect(error.message).toContain('EACCES');
       expect(error.hint).toContain('root');
-    } finally {
-      process.seteuid!(0);
-    }
+    });
   });
 });
 

@@ -7,6 +7,7 @@ import { run } from '../../src/host/exec.js';
 import { Journal } from '../../src/session/journal.js';
 import { undoAll } from '../../src/session/undo.js';
 import { holdImages, holdUndo } from '../../src/snapshot/hold.js';
+import { asNobody, NOBODY } from '../support/as-nobody.js';
 import { makeImage, writePattern } from '../support/libvirt.js';
 import { program, requireAll, root } from '../support/requirements.js';
 import { RecordingReporter } from '../support/snapshot-session.js';
@@ -120,23 +121,17 @@ describe('holding', () => {
     }
   });
 
-  it('an ordinary user can hold an image that is not theirs', async () => {
-    const nobody = 65534;
+  it('an ordinary user can hold an image that is not theirs', async (context) => {
     const file = await image('raw');
     fs.chmodSync(file, 0o444);
-    fs.chownSync(directory, nobody, nobody);
-    fs.chownSync(journal.file, nobody, nobody);
-    process.setegid!(nobody);
-    process.seteuid!(nobody);
-    try {
+    fs.chownSync(directory, NOBODY, NOBODY);
+    fs.chownSync(journal.file, NOBODY, NOBODY);
+    await asNobody(context, async () => {
       await holdImages({ images: [file], journal });
       await expect(writePattern(file, 'raw', WRITE)).rejects.toThrow();
-      expect(fs.statSync(`/proc/${holder()}`).uid).toBe(nobody);
+      expect(fs.statSync(`/proc/${holder()}`).uid).toBe(NOBODY);
       await undo();
-    } finally {
-      process.seteuid!(0);
-      process.setegid!(0);
-    }
+    });
   });
 
   function holder(): number {

@@ -7,6 +7,7 @@ import { silentReporter } from '../../src/report/reporter.js';
 import { stillTracker } from '../../src/tracking/still.js';
 import type { Changes, Comparing, Facts, Observation, TrackedDisk } from '../../src/tracking/tracker.js';
 import { mapOf } from '../image/extents.js';
+import { asNobody } from '../support/as-nobody.js';
 import { type FileSystemKind, TestFileSystem } from '../support/file-systems.js';
 import { whileOpenForWriting } from '../support/held-open.js';
 import { noise, temporaryDirectory } from '../support/images.js';
@@ -140,16 +141,13 @@ describe('an image', () => {
     });
   });
 
-  it('is not known to stand still where not every process shows what it has open', async () => {
+  it('is not known to stand still where not every process shows what it has open', async (context) => {
     fs.chmodSync(directory, 0o755);
-    process.seteuid!(65534);
-    try {
+    await asNobody(context, async () => {
       expect(await observe()).toEqual({
         kind: 'none',
         reason: expect.stringContaining('not every process shows'),
       });
-    } finally {
-      process.seteuid!(0);
-    }
+    });
   });
 });

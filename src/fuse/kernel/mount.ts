@@ -6,8 +6,11 @@ import { MAX_READ } from '../wire/init.js';
 
 const DEVICE = '/dev/fuse';
 
-/** The type in mountinfo of all mounts that we make this way. */
-const MOUNT_TYPE = 'fuse.chunkmount';
+/**
+ * What follows `fuse.` in the type that mountinfo has of our mounts. An option, because mount(8) of util-linux 2.41, which calls
+ * fsopen(2), passes on only what comes before the dot of a type.
+ */
+const SUBTYPE = 'chunkmount';
 
 /** KiB that the kernel reads ahead on our mount: one READ for a whole chunk of up to this size. */
 const READ_AHEAD_KB = { least: 256, most: 1024 };
@@ -39,9 +42,17 @@ export interface MountOptions {
 export async function mountDevice(fd: number, options: MountOptions): Promise<void> {
   // fd=3: the first descriptor after stderr is the one that mount(8) gets from us. The others are those that fs/fuse/inode.c requires.
   const flags = ['fd=3', 'rootmode=40000', `user_id=${process.getuid!()}`, `group_id=${process.getgid!()}`];
-  flags.push('ro', 'nosuid', 'nodev', 'noexec', 'default_permissions', `max_read=${MAX_READ}`);
+  flags.push(
+    `subtype=${SUBTYPE}`,
+    'ro',
+    'nosuid',
+    'nodev',
+    'noexec',
+    'default_permissions',
+    `max_read=${MAX_READ}`,
+  );
   if (options.allowOther) flags.push('allow_other');
-  await run('mount', ['-i', '-t', MOUNT_TYPE, '-o', flags.join(','), options.source, options.mountpoint], {
+  await run('mount', ['-i', '-t', 'fuse', '-o', flags.join(','), options.source, options.mountpoint], {
     descriptors: [fd],
     timeoutMs: 20_000,
     signal: options.signal,
