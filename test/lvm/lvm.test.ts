@@ -2,9 +2,10 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import type { Disk } from '../../src/libvirt/domain.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { inspectSnapshots } from '../../src/snapshot/inspect-snapshots.js';
-import { volumeByName, volumeOfDevice } from '../../src/snapshot/lvm/logical-volume.js';
+import { spaceInGroup, volumeByName, volumeOfDevice } from '../../src/snapshot/lvm/logical-volume.js';
 import { lvmProvider } from '../../src/snapshot/lvm/provider.js';
 import { chooseProviders } from '../../src/snapshot/select.js';
 import { bytesOf, DEFAULT_SNAPSHOT_SIZE } from '../../src/snapshot/snapshot-size.js';
@@ -152,6 +153,32 @@ describe('one VM on logical volumes', () => {
     await libvirt.virsh.resume(domain.uuid);
   });
 
+  it('one volume of a qcow2, of which QEMU has something in memory, needs a pause', async () => {
+    const { virsh } = libvirt;
+    const loaded = await loadDomain(virsh, domain.name);
+    const disks = [{ ...loaded.disks[0]!, format: 'qcow2' }];
+    const { id, journal, reporter } = session;
+    const request = {
+      virsh,
+      domain: loaded,
+      disks,
+      sessionId: id,
+      options: { quiesce: 'no' },
+      journal,
+      reporter,
+    } as const;
+    const snapshot = await lvmProvider.freeze(request);
+    expect(snapshot.disks[0]!.image.format).toBe('qcow2');
+    expect(reporter.messages.join()).toMatch(/one was paused for \d+ ms/);
+  });
+
+  it('what is to be made is recorded first', async () => {
+    const before = await listVolumes();
+    const death = { records: 1, before: true };
+    expect(await session.dyingFreeze(lvmProvider, domain.name, death, { targets: ['vda'] })).toBe(true);
+    expect(await listVolumes()).toEqual(before);
+  });
+
   it('the size of a snapshot: in bytes and percent, and at most what is of use', async () => {
     const origin = { size: 64 * MIB, extentSize: 4 * MIB, chunkSize: 512 * 1024 };
     for (const snapshotSize of [
@@ -174,12 +201,20 @@ describe('one VM on logical volumes', () => {
   }
 
   it('too little space in the group is told before anything is made', async () => {
-    const filler = await makeVolume('filler', 3900);
+    // There is enough for one of them, and not for both.
+    const filler = await makeVolume('filler', 3860);
     try {
       await expect(session.freeze(lvmProvider, domain.name)).rejects.toThrow(
         /^the volume group cmtest has \d+ MiB left/,
       );
       expect(session.journal.pending()).toEqual([]);
+      const loaded = await loadDomain(libvirt.virsh, domain.name);
+      const refusal = () => lvmProvider.refusal({ virsh: libvirt.virsh, domain: loaded }, loaded.disks[0]!);
+      expect(await refusal()).toBeUndefined();
+      const { free } = await spaceInGroup(VOLUME_GROUP);
+      await makeVolume('rest', free / MIB);
+      expect(await refusal()).toBe(`disk vda: the volume group ${VOLUME_GROUP} has no space left`);
+      await removeVolumes('rest');
     } finally {
       await removeVolumes(filler.name);
     }
@@ -243,8 +278,10 @@ describe('one VM on logical volumes', () => {
     const snapshot = await session.freeze(lvmProvider, domain.name, { targets: ['vda'] });
     const fd = fs.openSync(snapshot.disks[0]!.image.path, 'r');
     const errors = await session.undo();
-    fs.closeSync(fd);
     expect(errors.map(({ message }) => message)).toEqual([expect.stringContaining('somebody has it open')]);
+    const signal = AbortSignal.abort(new Error('ended by SIGINT'));
+    expect(await session.undo({ signal })).toEqual([signal.reason]);
+    fs.closeSync(fd);
     expect(await session.undo()).toEqual([]);
   });
 
@@ -286,8 +323,42 @@ describe('one VM on logical volumes', () => {
       expect(await lvmProvider.refusal({ virsh: libvirt.virsh, domain: loaded }, disk)).toBe(
         `disk vda: ${device} is no logical volume`,
       );
+      const reporter = new RecordingReporter();
+      const { virsh } = libvirt;
+      const groups = await chooseProviders({
+        virsh,
+        domain: loaded,
+        disks: [disk],
+        snapshot: 'auto',
+        reporter,
+      });
+      expect(groups.map(({ provider }) => provider.kind)).toEqual(['overlay']);
+      expect(reporter.messages[0]).toContain(`LVM cannot be used (disk vda: ${device} is no logical volume)`);
     } finally {
       await run('losetup', ['--detach', device]);
     }
+  });
+
+  it('a volume of which LVM makes no snapshot, or which is not all of the disk, is refused', async () => {
+    const { virsh } = libvirt;
+    const loaded = await loadDomain(virsh, domain.name);
+    const [disk] = loaded.disks;
+    const refusal = (changed: Partial<Disk>) =>
+      lvmProvider.refusal({ virsh, domain: loaded }, { ...disk!, ...changed });
+    expect(await refusal({})).toBeUndefined();
+    expect(await refusal({ shareable: true })).toContain('it is shared with other VMs');
+    expect(await refusal({ backing: [{ path: '/base', format: 'raw' }] })).toContain('it has a backing file');
+    const { disks } = await session.freeze(lvmProvider, domain.name, { targets: ['vda'] });
+    const { path: frozen } = disks[0]!.image;
+    expect(await refusal({ path: frozen })).toMatch(/cm-v\d+-vda is a thick snapshot itself/);
+    const { reporter } = session;
+    const auto = {
+      virsh,
+      domain: loaded,
+      disks: [{ ...disk!, path: frozen }],
+      snapshot: 'auto',
+      reporter,
+    } as const;
+    expect((await chooseProviders(auto)).map(({ provider }) => provider.kind)).toEqual(['overlay']);
   });
 });

@@ -27,8 +27,9 @@ export interface LogicalVolume {
   readonly device: string;
   /** The device's number; -1:-1 if it is not active. */
   readonly kernel: DeviceNumber;
-  /** `linear`, `thin`, `snapshot`, `raid1`, … */
+  /** `linear`, `thin`, `raid1`, …; of a thick snapshot it is that of its own blocks. */
   readonly segment: string;
+  readonly thickSnapshot: boolean;
   /** Bytes. */
   readonly size: number;
   readonly readOnly: boolean;
@@ -57,6 +58,7 @@ const COLUMNS = [
   'lv_kernel_major',
   'lv_kernel_minor',
   'segtype',
+  'lv_role',
   'lv_size',
   'lv_permissions',
   'pool_lv',
@@ -94,6 +96,7 @@ function parse(text: v.InferOutput<typeof row>): LogicalVolume {
     device: text.lv_dm_path,
     kernel: { major: Number(text.lv_kernel_major), minor: Number(text.lv_kernel_minor) },
     segment: text.segtype,
+    thickSnapshot: text.lv_role.split(',').includes('thicksnapshot'),
     size: Number(text.lv_size),
     readOnly: text.lv_permissions === 'read-only',
     pool: given(text.pool_lv),

@@ -44,7 +44,7 @@ async function volumeRefusal(
   signal?: AbortSignal,
 ): Promise<string | undefined> {
   const name = `${volume.group}/${volume.name}`;
-  if (volume.segment === 'snapshot') return `${name} is a thick snapshot itself, of which LVM makes none`;
+  if (volume.thickSnapshot) return `${name} is a thick snapshot itself, of which LVM makes none`;
   if (volume.segment !== 'thin') {
     return (await spaceInGroup(volume.group, signal)).free > 0
       ? undefined
