@@ -3,6 +3,7 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
+import type { Disk } from '../../src/libvirt/domain.js';
 import { loadDomain } from '../../src/libvirt/load-domain.js';
 import { overlayProvider } from '../../src/snapshot/overlay/provider.js';
 import type { SnapshotKind } from '../../src/snapshot/provider.js';
@@ -38,11 +39,12 @@ afterAll(async () => {
   fs.rmdirSync(small);
 });
 
-async function choose(name: string, snapshot: 'auto' | SnapshotKind) {
+async function choose(name: string, snapshot: 'auto' | SnapshotKind, order = (all: Disk[]) => all) {
   const { virsh } = libvirt;
   const reporter = new RecordingReporter();
   const domain = await loadDomain(virsh, name);
-  const groups = await chooseProviders({ virsh, domain, disks: domain.disks, snapshot, reporter });
+  const disks = order([...domain.disks]);
+  const groups = await chooseProviders({ virsh, domain, disks, snapshot, reporter });
   const kinds = groups.map((group) => [group.provider.kind, ...group.disks.map(({ target }) => target)]);
   return { kinds, messages: reporter.messages };
 }
@@ -61,6 +63,14 @@ describe('a running VM', () => {
     expect(messages).toEqual([
       'debug: disk vda: snapshot kind overlay, because running is running',
       'debug: disk vdb: snapshot kind none, because the disk is read-only',
+    ]);
+  });
+
+  it('has its disks frozen in one order, whatever that of its disks is', async () => {
+    const { kinds } = await choose('running', 'auto', (all) => all.reverse());
+    expect(kinds).toEqual([
+      ['overlay', 'vda'],
+      ['none', 'vdb'],
     ]);
   });
 

@@ -121,6 +121,10 @@ describe('what thin_delta prints', () => {
       'elements that overlap',
       [...HEAD, ...[1, 2].map((begin) => line({ name: 'same', begin, length: 2 })), ...TAIL],
     ],
+    [
+      'elements that changed and overlap',
+      [...HEAD, ...[1, 2].map((begin) => line({ name: 'different', begin, length: 2 })), ...TAIL],
+    ],
     ['no blocks', [...HEAD, '<different begin="1" length="0"/>', ...TAIL]],
     ['numbers that are too large', [...HEAD, '<different begin="1" length="999999999999999"/>', ...TAIL]],
     ['numbers that are none', [...HEAD, '<different begin="-1" length="0x1"/>', ...TAIL]],
@@ -215,6 +219,16 @@ describe('thin_delta', () => {
     install('exec sleep 600');
     const slow = thinDelta('/dev/x_tmeta', REQUEST, { timeoutMs: 50 });
     await expect(slow).rejects.toThrow('thin_delta took too long and was ended');
+  });
+
+  it('that nobody waits for any more is ended', async () => {
+    install('exec sleep 600');
+    const abort = new AbortController();
+    setTimeout(() => abort.abort(), 200);
+    const slow = thinDelta('/dev/x_tmeta', REQUEST, { ...PATIENCE, signal: abort.signal });
+    const began = Date.now();
+    await expect(slow).rejects.toThrow();
+    expect(Date.now() - began).toBeLessThan(PATIENCE.timeoutMs / 2);
   });
 
   it('of estimate is ended before those give up who wait for its lock, though it is run twice', () => {
