@@ -130,6 +130,9 @@ describe('the blocks that a thin pool has of a frozen volume', () => {
     const { extents } = await located(DEVICE);
     expect(reporter.messages.at(-1)).toContain(`${DEVICE} is not its snapshot`);
     const given = { journal, reporter };
+    const zeros = path.join(directory, 'larger.img');
+    fs.writeFileSync(zeros, '');
+    fs.truncateSync(zeros, 2 * MIB * 1024 * 1024);
     const [snapshot] = journal!.pending();
     /** Why nothing is known, having seen that everything is read. */
     const why = async (changed: Partial<Parameters<typeof withoutUnmapped>[0]> = {}) => {
@@ -139,6 +142,8 @@ describe('the blocks that a thin pool has of a frozen volume', () => {
     };
     install(`"$real" "$@" | grep -v 'begin="7"'`);
     expect(await why()).toMatch(/^thin_delta told \d+ bytes up to \d+, the kernel \d+ up to \d+$/);
+    install(`"$real" "$@" | sed 's/begin="127"/begin="126"/'`);
+    expect(await why()).toMatch(/^thin_delta told (\d+) bytes up to \d+, the kernel \1 up to \d+$/);
     install(`"$real" "$@" | head -n 3`);
     expect(await why()).toBe('thin_delta gave an answer without an end');
     install('echo no such thing >&2; exit 1');
@@ -153,6 +158,15 @@ describe('the blocks that a thin pool has of a frozen volume', () => {
     expect(await why({ layers: layers.map((layer) => ({ ...layer, format: 'qcow2' })) })).toContain(
       'lies in it',
     );
+    expect(await mappedBytes(layers.map((layer) => ({ ...layer, format: 'qcow2' })))).toBeUndefined();
+    const larger = await locateDisk(
+      { target: 'vda', image: { path: zeros, format: 'raw' }, bus: null, snapshot: 'none' },
+      { sessionDirectory: directory, journal: journal!, reporter },
+    );
+    expect(await withoutUnmapped({ target: 'vda', layers, extents: larger.extents, snapshot }, given)).toBe(
+      larger.extents,
+    );
+    expect(reporter.messages.at(-1)).toContain('has another size than LVM says');
     expect(await why({ snapshot: undefined })).toBe('no LVM snapshot freezes it');
     const { data } = snapshot!;
     expect(await why({ snapshot: { ...snapshot!, data: { ...data, uuid: 'other' } } })).toContain(
