@@ -177,6 +177,7 @@ describe('a copy of chunkfs without a manifest', () => {
     for (const place of [copy, path.join(disk, '00/00/00/00/00/00/00'), chunkmount.path('nothing')]) {
       const result = await chunkmount.run(['verify', place, `--size=${SIZE}`, '--chunk-size=4K']);
       expect([place, result.exitCode]).toEqual([place, 2]);
+      if (place === copy) expect(toldError(result.stderr).message).toBe(`${copy} is a tree with a manifest`);
     }
   });
 });

@@ -142,6 +142,15 @@ describe('what is there, and what is missing', () => {
       expect(await list()).toEqual([]);
     });
 
+    it('releases what cleanup --keep-lock kept', async () => {
+      await chunkmount.succeed(...given);
+      await chunkmount.succeed('cleanup', '--name=demo', '--keep-lock');
+      expect(await list()).toMatchObject([{ name: 'demo', state: 'locked', kept: true, mountpoint: null }]);
+      const unlocked = await chunkmount.succeed('unlock', '--name=demo', '--json');
+      expect(JSON.parse(unlocked)).toEqual({ unlocked: ['demo'], failed: [] });
+      expect(await list()).toEqual([]);
+    });
+
     it('takes no lock from a command that works', async () => {
       const bin = chunkmount.path('bin');
       const marker = chunkmount.path('marker');

@@ -203,7 +203,7 @@ it('two cannot restore to one file, or one block device, at once', async () => {
 const PROBING_MS = 1000;
 
 it('a block device is waited for while udev looks at it, a file is not', async () => {
-  const { beside } = demoTree();
+  const { root, beside } = demoTree();
   fs.writeFileSync(beside('disk.img'), '');
   const [udev, ours] = [fs.openSync(beside('disk.img'), 'r+'), fs.openSync(beside('disk.img'), 'r+')];
   await lockTarget(udev, 'udev');
@@ -211,4 +211,11 @@ it('a block device is waited for while udev looks at it, a file is not', async (
   setTimeout(() => fs.closeSync(udev), PROBING_MS);
   await lockTarget(ours, 'disk.img', { device: true });
   fs.closeSync(ours);
+  fs.writeFileSync(beside('backing'), Buffer.alloc(Math.ceil(DEMO_SIZE / CHUNK) * CHUNK));
+  await withLoopDevice(beside('backing'), async (device) => {
+    const looking = fs.openSync(device, 'r');
+    await lockTarget(looking, 'udev');
+    setTimeout(() => fs.closeSync(looking), PROBING_MS);
+    await restore({ tree: root, to: device, delta: true });
+  });
 });

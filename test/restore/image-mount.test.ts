@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { run } from '../../src/host/exec.js';
-import { TestChunkmount } from '../support/chunkmount.js';
+import { CLI, TestChunkmount } from '../support/chunkmount.js';
 import { build, fuseDevice, program, requireAll, root } from '../support/requirements.js';
 import { chunkFile, testBytes, writeTree } from '../support/trees.js';
 import { CHUNK, demoTree, KIB, MIB, ZEROS } from './demo-tree.js';
@@ -61,6 +61,16 @@ describe('image-mount', () => {
     expect(() => fs.statSync(image('vdb'))).toThrow(/ENOENT/);
     const json = JSON.parse(await chunkmount.succeed('image-unmount', mountpoint, '--json')) as unknown;
     expect(json).toEqual({ unmounted: mountpoint });
+  });
+
+  it('takes paths from the directory that it is run in', async () => {
+    const { root: tree, content, directory } = demoTree();
+    fs.mkdirSync(path.join(directory, 'mnt'));
+    const inDirectory = (...args: string[]) => run(process.execPath, [CLI, ...args], { cwd: directory });
+    const { stdout } = await inDirectory('image-mount', path.basename(tree), 'mnt');
+    expect(stdout).toBe(`${directory}/mnt/vda.img\n`);
+    expect((await readAt(`${directory}/mnt/vda.img`, 0, 10)).equals(content.subarray(0, 10))).toBe(true);
+    await inDirectory('image-unmount', 'mnt');
   });
 
   it('reads at any position, whatever was read before', async () => {

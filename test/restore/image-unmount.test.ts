@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../src/host/exec.js';
 import { mountAt } from '../../src/host/mountinfo.js';
 import { signalProcess, waitForEnd } from '../../src/host/process-identity.js';
+import { takeAway } from '../../src/restore/image-unmount.js';
 import { TestChunkmount } from '../support/chunkmount.js';
 import { programFirst } from '../support/dumps.js';
 import { eventually } from '../support/libvirt.js';
@@ -65,6 +66,33 @@ describe('image-unmount', () => {
       expect(mountAt(other)?.type).toBe('tmpfs');
     } finally {
       await run('umount', [other]);
+    }
+  });
+});
+
+describe('what is in the way of an image-unmount', () => {
+  it('a mount on one of the images is named', async () => {
+    const { root: tree, beside } = demoTree();
+    const { image, mountpoint } = await mountImages(chunkmount, tree);
+    fs.writeFileSync(beside('file'), '');
+    await run('mount', ['--bind', beside('file'), image('vda')]);
+    try {
+      const { message } = expectError(await chunkmount.run(['image-unmount', mountpoint]), 1);
+      expect(message).toBe(`${mountpoint} is in use by the mount ${image('vda')}`);
+    } finally {
+      await run('umount', [image('vda')]);
+    }
+  });
+
+  it('a mount of somebody else in the place of the images stays', async () => {
+    const { beside } = demoTree();
+    fs.mkdirSync(beside('other'));
+    await run('mount', ['-t', 'tmpfs', 'tmpfs', beside('other')]);
+    try {
+      await takeAway(beside('other'));
+      expect(mountAt(beside('other'))?.type).toBe('tmpfs');
+    } finally {
+      await run('umount', [beside('other')]);
     }
   });
 });

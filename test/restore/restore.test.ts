@@ -156,8 +156,8 @@ describe('restore to a new file', () => {
     ['a directory that is a file', 'file/new.img', /^.*\/file is no directory$/],
     ['a pipe', '/dev/null', /^\/dev\/null is no file and no block device$/],
     ['a dangling link', 'dangling', /is a symbolic link to nothing$/],
-    ['the directory of a disk', 'mail01/vda', /mail01\/vda lies in the tree, which stays as it is$/],
-    ['a new file in the tree', 'mail01/new.img', /lies in the tree/],
+    ['the tree', 'mail01', /mail01 lies in the tree, which stays as it is$/],
+    ['a new file in a directory of a disk', 'mail01/vda/new.img', /lies in the tree/],
   ])('refuses %s', async (_, to, message) => {
     const { root, beside } = demoTree();
     fs.symlinkSync('nowhere', beside('dangling'));
